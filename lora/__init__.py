@@ -1,0 +1,1 @@
+"""LoRA for motion and image models: formats, host weight patches."""

@@ -1,0 +1,114 @@
+"""LoRA as the host's weight patches: applied when the host loads the model, gone when the node is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import comfy.lora
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from ..motion.formats import MotionFormatError
+from ..motion.identify import FileKind
+from ..motion.module import MotionModelHandle, load_tensors
+from .formats import LoraFormatError, LoraLayer, check_shape, layer_name, read_lora
+
+
+@dataclass(frozen=True)
+class MotionLora:
+    """One MotionLoRA with its strength; a MOTION_LORA of the graph is a tuple of them."""
+
+    name: str
+    layers: Mapping[str, LoraLayer]
+    strength: float
+
+
+def load_lora(path: str, name: str, expected: FileKind) -> dict[str, LoraLayer]:
+    """Read a LoRA file of any dialect. Raises LoraFormatError, naming the file."""
+    try:
+        state, metadata = load_tensors(path)
+        return read_lora(state, expected, metadata)
+    except (LoraFormatError, MotionFormatError) as error:
+        raise LoraFormatError(f"{name}: {error}") from None
+
+
+def with_motion_loras(handle: MotionModelHandle, loras: Iterable[MotionLora]) -> MotionModelHandle:
+    """The motion model with MotionLoRAs patched in; the given handle keeps its own weights."""
+    loras = tuple(loras)
+    if not loras:
+        return handle
+    patcher = handle.patcher.clone()
+    weights = {name: value.shape for name, value in patcher.model.state_dict().items() if name.endswith(".weight")}
+    targets = {layer_name(name.removesuffix(".weight")): name for name in weights}
+    for lora in loras:
+        matched = _matched(lora.layers, targets)
+        spatial = [name for name in lora.layers if "motion_modules" not in name]
+        if spatial:
+            logging.warning(
+                "%s also holds %d layers for the image model, which Motion LoRA leaves out", lora.name, len(spatial)
+            )
+        unmatched = [name for name in lora.layers if name not in matched and name not in spatial]
+        # v2 MotionLoRAs also train the middle block, which v1 and v3 modules do not have
+        elsewhere = [name for name in unmatched if not name.startswith("mid_block_")]
+        if elsewhere or not matched:
+            raise LoraFormatError(
+                f"{lora.name} does not fit {handle.name} ({handle.config.describe()}): {len(unmatched)} of its {len(lora.layers)} layers have no "
+                f"counterpart, the first is {(unmatched or spatial)[0]}. The official camera MotionLoRAs are made for v2 (mm_sd_v15_v2)."
+            )
+        if unmatched:
+            logging.info(
+                "%s: %d layers for the middle block left out, %s has none", lora.name, len(unmatched), handle.name
+            )
+        for name in matched:
+            check_shape(f"{lora.name}: {name}", lora.layers[name], weights[targets[name]])
+        _add_patches(patcher, lora.layers, targets, lora.strength)
+    return replace(handle, patcher=patcher)
+
+
+def apply_domain_adapter(
+    model: ModelPatcher, name: str, layers: Mapping[str, LoraLayer], strength: float
+) -> ModelPatcher:
+    """A clone of model with a LoRA on its image UNet: the domain adapter of AnimateDiff v3 (arXiv:2307.04725, section 4.1).
+
+    strength 0 returns model as it is: the adapter absorbs the look of the training videos and is meant to be removable.
+    """
+    if strength == 0:
+        return model
+    result = model.clone()
+    targets = {}
+    for diffusers_name, host_name in comfy.utils.unet_to_diffusers(model.model.model_config.unet_config).items():
+        if diffusers_name.endswith(".weight"):
+            targets[layer_name(diffusers_name.removesuffix(".weight"))] = f"diffusion_model.{host_name}"
+    weights = result.model.state_dict()
+    targets = {name: key for name, key in targets.items() if key in weights}
+    unmatched = [name for name in layers if name not in targets]
+    if unmatched:
+        raise LoraFormatError(
+            f"{name} does not fit this checkpoint: {len(unmatched)} of its {len(layers)} layers have no counterpart in its UNet, the first is "
+            f"{unmatched[0]}. The v3 adapter is made for SD1.5; other LoRAs are loaded with the LoRA loader."
+        )
+    for layer in layers:
+        check_shape(f"{name}: {layer}", layers[layer], weights[targets[layer]].shape)
+    _add_patches(result, layers, targets, strength)
+    return result
+
+
+def _matched(layers: Mapping[str, LoraLayer], targets: Mapping[str, str]) -> list[str]:
+    return [name for name in layers if name in targets]
+
+
+def _add_patches(
+    patcher: ModelPatcher, layers: Mapping[str, LoraLayer], targets: Mapping[str, str], strength: float
+) -> None:
+    matched = _matched(layers, targets)
+    state = {}
+    for name in matched:
+        layer = layers[name]
+        state |= {f"{name}.lora_up.weight": layer.up, f"{name}.lora_down.weight": layer.down}
+        if layer.alpha is not None:
+            state[f"{name}.alpha"] = torch.tensor(layer.alpha)
+    patches = comfy.lora.load_lora(state, {name: targets[name] for name in matched})
+    patcher.add_patches(patches, strength)

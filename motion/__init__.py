@@ -1,0 +1,1 @@
+"""The model side of DiffDirector: usable from Python, without the graph."""

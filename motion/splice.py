@@ -1,0 +1,334 @@
+"""Binds motion models to a MODEL through ModelPatcher's patch API, and nothing else of the host is touched.
+
+A handler for SpatialTransformer and one for ResBlock run the stock layer and then the motion modules that belong to
+transformer_options["block"]; the motion models are attached as additional models, so the host loads, offloads and
+counts them. Everything a sampling needs to know lies in one immutable MotionSplice per MODEL.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import comfy.ldm.modules.attention
+import comfy.model_patcher
+import comfy.model_sampling
+import comfy.patcher_extension
+import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
+from comfy.ldm.modules.diffusionmodules.util import make_beta_schedule
+from comfy.model_patcher import ModelPatcher
+from comfy_extras.nodes_model_advanced import LCM, ModelSamplingDiscreteDistilled
+from torch import Tensor, nn
+
+from .module import MotionModel, MotionModelHandle, host_kernel
+from .norms import over_clips
+from .schedules import AUTO, BetaSchedule, schedule_for
+from .topology import Block, UNetShape, match_blocks
+
+KEY = "diffdirector"
+NO_LIMIT = 1e8  # the host's sigma for 0 percent is larger
+FEWEST_FRAMES = 8  # below this, modules trained on 16 frames give noise
+SpatialTransformer = comfy.ldm.modules.attention.SpatialTransformer
+
+NORM_AUTO, NORM_PER_FRAME = "auto", "per frame"
+NORM_ACROSS_FRAMES = "across frames (original v1)"
+NORM_EVERYWHERE = "across frames everywhere (AnimateDiff-Evolved's v1)"
+GROUP_NORMS = [NORM_AUTO, NORM_PER_FRAME, NORM_ACROSS_FRAMES, NORM_EVERYWHERE]
+
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class AppliedMotion:
+    """One motion model on one MODEL. sites: UNet block -> name of the motion module that follows it."""
+
+    handle: MotionModelHandle
+    patcher: ModelPatcher
+    sites: dict[Block, str]
+    strength: float
+    sigma_start: float
+    sigma_end: float
+    group_norm: str
+    stretch_to: int
+
+    @property
+    def model(self) -> MotionModel:
+        return self.patcher.model
+
+    @property
+    def max_frames(self) -> int:
+        return max(self.handle.config.max_frames, self.stretch_to)
+
+    @property
+    def ranged(self) -> bool:
+        return self.sigma_end > 0 or self.sigma_start < NO_LIMIT
+
+    def active(self, sigma: float | None) -> bool:
+        return self.strength != 0 and (sigma is None or self.sigma_end <= sigma <= self.sigma_start)
+
+
+@dataclass(frozen=True)
+class MotionSplice:
+    """The motion models of one MODEL; several add their effects: x + sum of strength * motion(x)."""
+
+    motions: tuple[AppliedMotion, ...]
+    transformer_blocks: frozenset[Block]
+    warn: Warn
+
+    def handlers(self) -> list[tuple[type, Callable[..., Tensor]]]:
+        return [(SpatialTransformer, self.after_spatial_transformer), (ResBlock, self.after_resblock)]
+
+    def after_spatial_transformer(
+        self, layer: nn.Module, x: Tensor, emb: Tensor, context: Any, options: dict[str, Any], *rest: Any
+    ) -> Tensor:
+        x = _stock_layer(layer, x, emb, context, options, rest)
+        return self._move(x, options)
+
+    def after_resblock(
+        self, layer: nn.Module, x: Tensor, emb: Tensor, context: Any, options: dict[str, Any], *rest: Any
+    ) -> Tensor:
+        x = _stock_layer(layer, x, emb, context, options, rest)
+        return x if options["block"] in self.transformer_blocks else self._move(x, options)
+
+    def _move(self, x: Tensor, options: dict[str, Any]) -> Tensor:
+        site_of = [(motion, motion.sites.get(options["block"])) for motion in self.active(options)]
+        modules = [(motion, motion.model.at(site)) for motion, site in site_of if site is not None]
+        if not modules:
+            return x
+        frames = frames_per_clip(x, options)
+        kernel = host_kernel(options)
+        result = x
+        for motion, module in modules:
+            self._check_frames(frames, motion)
+            moved = module(x, frames, motion.strength, motion.stretch_to, kernel)
+            result = moved if result is x else result + (moved - x)
+        return result
+
+    def active(self, options: dict[str, Any]) -> list[AppliedMotion]:
+        """The motion models at work at this step. The step's sigma is read from the device once per evaluation."""
+        sigmas = options.get("sigmas")
+        known, active = options.get(KEY, (None, None))
+        if active is None or known is not sigmas:
+            ranged = any(motion.ranged for motion in self.motions)
+            sigma = float(sigmas.max()) if ranged and sigmas is not None else None
+            active = [motion for motion in self.motions if motion.active(sigma)]
+            options[KEY] = (sigmas, active)
+        return active
+
+    def check_clip(self, executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """OUTER_SAMPLE wrapper: refuse or warn before anything is loaded or sampled."""
+        frames = noise.shape[0]
+        windows = executor.class_obj.model_options.get("context_handler")
+        if windows is not None:
+            frames = min(frames, windows.context_length + bool(getattr(windows, "causal_window_fix", False)))
+        limit = min(motion.max_frames for motion in self.motions)
+        if frames > limit:
+            self.warn(f"{frames} frames: this motion model takes at most {limit} at a time.")
+        for motion in self.motions:
+            self._check_frames(frames, motion)
+        self.warn(
+            f"{frames} frames: fewer than {FEWEST_FRAMES} give noise. Raise batch_size."
+            if frames < FEWEST_FRAMES
+            else ""
+        )
+        return executor(noise, *args, **kwargs)
+
+    def _check_frames(self, frames: int, motion: AppliedMotion) -> None:
+        if frames > motion.max_frames:
+            raise ValueError(
+                f"{motion.handle.name}: this motion model moves at most {motion.max_frames} frames at a time, the batch has {frames}. "
+                f"Use {motion.max_frames} frames or fewer, add Context Windows (of at most {motion.max_frames}, causal_window_fix off), "
+                "or stretch the positional encoding with stretch_to_frames."
+            )
+
+    def normalise_across_frames(self, executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """DIFFUSION_MODEL wrapper: for this one evaluation, let the UNet's group norms see whole clips where a motion asks for it.
+
+        Forward hooks on this UNet's own norms, removed right after; no class or function of torch or the host changes.
+        """
+        options = kwargs.get("transformer_options") or next(a for a in args if isinstance(a, dict) and "patches" in a)
+        modes = {motion.group_norm for motion in self.active(options)}
+        norms: list[nn.Module] = []
+        if NORM_EVERYWHERE in modes:
+            roots = [executor.class_obj, *(motion.model for motion in self.motions)]
+            norms = [module for root in roots for module in root.modules() if isinstance(module, nn.GroupNorm)]
+        elif NORM_ACROSS_FRAMES in modes:
+            norms = _resblock_norms(executor.class_obj)
+        with over_clips(norms, frames_per_clip(x, options)):
+            return executor(x, *args, **kwargs)
+
+
+def apply_motion_model(
+    model: ModelPatcher,
+    handle: MotionModelHandle,
+    *,
+    beta_schedule: str = AUTO,
+    strength: float = 1.0,
+    start_percent: float = 0.0,
+    end_percent: float = 1.0,
+    group_norm: str = NORM_AUTO,
+    stretch_to: int = 0,
+    warn: Warn | None = None,
+) -> ModelPatcher:
+    """A clone of model (a MODEL with an SD1.5 or SDXL UNet) whose batches of latents are the frames of one clip.
+
+    Applying another motion model to the result adds its effect. stretch_to: interpolate the positional encoding over
+    that many frames (0: as stored). warn: called with what the user should know when a sampling starts, with "" when all
+    is well; the log by default. Raises ValueError when the two do not fit, before anything is sampled.
+    """
+    unet: Any = model.model.diffusion_model
+    if not isinstance(unet, UNetModel):
+        raise ValueError(
+            f"Motion models animate SD1.5 and SDXL UNets; this model is {type(model.model).__name__}. Load an SD1.5 or SDXL checkpoint."
+        )
+    sites = match_blocks(_unet_shape(unet), handle.config, handle.name)
+    result = model.clone()
+    schedule = schedule_for(beta_schedule, handle.config)
+    if schedule is not None:
+        _set_schedule(result, schedule)
+
+    previous: MotionSplice | None = result.get_attachment(KEY)
+    earlier = previous.motions if previous else ()
+    if any(
+        handle.patcher.is_clone(other.patcher) and handle.patcher.patches_uuid != other.patcher.patches_uuid
+        for other in earlier
+    ):
+        handle = handle.reloaded()  # one module cannot hold two sets of patched weights
+    if group_norm == NORM_AUTO:
+        group_norm = NORM_ACROSS_FRAMES if handle.config.norm_across_frames else NORM_PER_FRAME
+    sampling: Any = result.get_model_object("model_sampling")
+    sigmas = (float(sampling.percent_to_sigma(percent)) for percent in (start_percent, end_percent))
+    motion = AppliedMotion(
+        handle, handle.patcher, sites, strength, *sigmas, group_norm=group_norm, stretch_to=stretch_to
+    )
+    _install(result, MotionSplice((*earlier, motion), _transformer_blocks(unet), warn or _log), previous)
+    return result
+
+
+def _log(message: str) -> None:
+    if message:
+        logging.warning("DiffDirector: %s", message)
+
+
+def frames_per_clip(x: Tensor, options: dict[str, Any]) -> int:
+    """Frames in one clip of a batch that the host made of several conditionings. x: [conds * frames, ...]."""
+    conds = len(options.get("cond_or_uncond") or [0])
+    if x.shape[0] % conds:
+        raise ValueError(
+            f"Expected a batch of {conds} conditionings with the same number of frames each; found {x.shape[0]} latents."
+        )
+    return x.shape[0] // conds
+
+
+def options_for_direct_call(model: ModelPatcher, **extra: Any) -> dict[str, Any]:
+    """transformer_options with model's patches and wrappers, for calling its UNet outside the host's sampling."""
+    options = comfy.model_patcher.create_model_options_clone(model.model_options)["transformer_options"]
+    comfy.patcher_extension.merge_nested_dicts(options.setdefault("wrappers", {}), model.wrappers, copy_dict1=False)
+    return options | extra
+
+
+def _install(model: ModelPatcher, splice: MotionSplice, previous: MotionSplice | None) -> None:
+    patches = model.model_options["transformer_options"].setdefault("patches", {})
+    present = patches.get("forward_timestep_embed_patch", [])
+    foreign = [entry for entry in present if previous is None or getattr(entry[1], "__self__", None) is not previous]
+    # Ours come first: the host runs the first handler that matches, and _stock_layer passes on to the others.
+    patches["forward_timestep_embed_patch"] = splice.handlers() + foreign
+    model.set_attachments(KEY, splice)
+    model.set_additional_models(KEY, [motion.patcher for motion in splice.motions])
+    wrappers = comfy.patcher_extension.WrappersMP
+    for kind, function in (
+        (wrappers.OUTER_SAMPLE, splice.check_clip),
+        (wrappers.DIFFUSION_MODEL, splice.normalise_across_frames),
+    ):
+        model.remove_wrappers_with_key(kind, KEY)
+        model.add_wrapper_with_key(kind, KEY, function)
+
+
+def _stock_layer(
+    layer: Any, x: Tensor, emb: Tensor, context: Any, options: dict[str, Any], rest: tuple[Any, ...]
+) -> Tensor:
+    """What the host would have run for this layer, another pack's handler for its class included."""
+    for kind, handler in options["patches"]["forward_timestep_embed_patch"]:
+        if isinstance(layer, kind) and not isinstance(getattr(handler, "__self__", None), MotionSplice):
+            return handler(layer, x, emb, context, options, *rest)
+    if isinstance(layer, ResBlock):
+        return layer(x, emb)
+    x = layer(x, context, options)
+    if "transformer_index" in options:
+        options["transformer_index"] += 1
+    return x
+
+
+def _unet_shape(unet: Any) -> UNetShape:
+    levels = [
+        (unet.model_channels * multiple, count)
+        for multiple, count in zip(unet.channel_mult, unet.num_res_blocks, strict=True)
+    ]
+    return UNetShape(levels, None if unet.middle_block is None else unet.middle_block[0].out_channels)
+
+
+def _layers(unet: Any, block: Block) -> Any:
+    group, index = block
+    return unet.middle_block if group == "middle" else getattr(unet, f"{group}_blocks")[index]
+
+
+def _transformer_blocks(unet: Any) -> frozenset[Block]:
+    every = [("middle", 0)] if unet.middle_block is not None else []
+    every += [(group, i) for group in ("input", "output") for i in range(len(getattr(unet, f"{group}_blocks")))]
+    return frozenset(
+        block for block in every if any(isinstance(layer, SpatialTransformer) for layer in _layers(unet, block))
+    )
+
+
+def _resblock_norms(unet: Any) -> list[nn.Module]:
+    blocks = [module for module in unet.modules() if isinstance(module, ResBlock)]
+    return [norm for block in blocks for norm in (block.in_layers[0], block.out_layers[0])] + [unet.out[0]]
+
+
+def _set_schedule(model: ModelPatcher, schedule: BetaSchedule) -> None:
+    """Give model the noise schedule; its prediction type (eps, v, an LCM node's) stays what it is."""
+    current = model.get_model_object("model_sampling")
+    if not isinstance(current, comfy.model_sampling.ModelSamplingDiscrete) or isinstance(
+        current, comfy.model_sampling.ModelSamplingDiscreteEDM
+    ):
+        logging.warning(
+            "DiffDirector: %s is not a discrete noise schedule; the model keeps its own.", type(current).__name__
+        )
+        return
+    kind = type(current) if schedule.distilled_steps is None else _lcm_sampling(schedule.distilled_steps)
+    if "squaredcos_cap_v2" in schedule.host_names:
+        kind = _accepting_numpy_betas(kind)
+    variants = []
+    for host_name in schedule.host_names:
+        settings = {
+            "beta_schedule": host_name,
+            "linear_start": schedule.linear_start,
+            "linear_end": schedule.linear_end,
+        }
+        variants.append(kind(SimpleNamespace(sampling_settings=settings), zsnr=getattr(current, "zsnr", False)))
+    sampling = variants[0]
+    if len(variants) > 1:
+        sampling.set_sigmas(torch.stack([variant.sigmas for variant in variants]).mean(0))
+    model.add_object_patch("model_sampling", sampling)
+
+
+def _accepting_numpy_betas(kind: type) -> type:
+    """The host makes squaredcos_cap_v2 with numpy, and its own class then refuses it (seen in 0.16.3 to 0.30.0)."""
+
+    class CosineSampling(kind):
+        def _register_schedule(self, beta_schedule: str, timesteps: int, **settings: Any) -> None:
+            settings["given_betas"] = torch.as_tensor(make_beta_schedule(beta_schedule, timesteps))
+            super()._register_schedule(**settings)
+
+    return CosineSampling
+
+
+def _lcm_sampling(steps: int) -> type:
+    class DistilledSampling(ModelSamplingDiscreteDistilled, LCM):
+        original_timesteps = steps
+
+    return DistilledSampling

@@ -1,0 +1,1 @@
+"""Thin nodes: a schema each, and an execute() of a few lines."""

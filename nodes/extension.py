@@ -1,0 +1,15 @@
+"""The list of nodes that the host registers."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import folders, loaders, motion
+
+
+class DiffDirectorExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        folders.register()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [loaders.LoadMotionModel, motion.ApplyMotionModel, loaders.MotionLoraNode, motion.DomainAdapter]

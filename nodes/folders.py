@@ -1,0 +1,34 @@
+"""The model folders, shared with the packs that introduced them."""
+
+from __future__ import annotations
+
+import os
+
+import folder_paths
+
+MOTION_MODELS = "animatediff_models"
+MOTION_LORAS = "animatediff_motion_lora"
+LORAS = "loras"
+
+
+def register() -> None:
+    """Add our folders, keeping the paths that the user or another pack has given and adding the extensions we read."""
+    for name in (MOTION_MODELS, MOTION_LORAS):
+        path = os.path.join(folder_paths.models_dir, name)
+        os.makedirs(path, exist_ok=True)
+        folder_paths.add_model_folder_path(name, path)
+        paths, extensions = folder_paths.folder_names_and_paths[name]
+        folder_paths.folder_names_and_paths[name] = (paths, set(extensions) | folder_paths.supported_pt_extensions)
+
+
+def names(folder: str) -> list[str]:
+    return folder_paths.get_filename_list(folder)
+
+
+def path_of(folder: str, name: str) -> str:
+    """Full path of a file that the folder lists. Names from outside it are refused: they may come through the API."""
+    if name not in names(folder):
+        raise ValueError(
+            f"{name!r} is not in the folder models/{folder}. Put it there and press R to refresh, or choose one of: {', '.join(names(folder)) or 'none yet'}."
+        )
+    return folder_paths.get_full_path_or_raise(folder, name)

@@ -1,0 +1,31 @@
+"""The custom sockets of DiffDirector's nodes."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..lora.patches import MotionLora
+from ..motion.module import MotionModelHandle
+
+MotionModelSocket = io.Custom("MOTION_MODEL")
+MotionLoraSocket = io.Custom("MOTION_LORA")
+
+
+def motion_model(value: object) -> MotionModelHandle:
+    """value as ours; other packs use the same socket names for objects of their own."""
+    if not isinstance(value, MotionModelHandle):
+        raise ValueError(
+            f"motion_model: expected the output of DiffDirector's Load Motion Model, found a {type(value).__name__} of another pack."
+        )
+    return value
+
+
+def motion_loras(value: object) -> tuple[MotionLora, ...]:
+    """value as our chain of MotionLoRAs; None is an empty one."""
+    if value is None:
+        return ()
+    if not isinstance(value, tuple) or not all(isinstance(item, MotionLora) for item in value):
+        raise ValueError(
+            f"motion_lora: expected the output of DiffDirector's Motion LoRA, found a {type(value).__name__} of another pack."
+        )
+    return value

@@ -1,0 +1,65 @@
+"""The real host in this process: ComfyUI on sys.path, this checkout as the package `diffdirector`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+sys.path.insert(0, str(ROOT / "tests" / "host"))
+from as_package import load_package
+
+load_package()
+
+from diffdirector.tests.host.inprocess import Executor, boot
+from diffdirector.tests.host.provision import NEWEST, OLDEST, TREES, surrounding_comfyui
+
+# Set once per run: the host reads its folders when it is imported.
+BASE = Path(tempfile.mkdtemp(prefix="diffdirector-host-"))
+boot(["--cpu"], BASE)
+
+import torch
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--matrix", action="store_true", help="every ComfyUI version we provision, not just the ends")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "host_version" in metafunc.fixturenames:
+        versions = list(TREES) if metafunc.config.getoption("--matrix") else [NEWEST, OLDEST]
+        metafunc.parametrize("host_version", ["own"] if surrounding_comfyui() else versions, scope="module")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(BASE, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def base() -> Path:
+    """The in-process host's base folder, with the small models in it."""
+    from diffdirector.tests.host.checkpoints import link_models
+
+    link_models(BASE)
+    return BASE
+
+
+@pytest.fixture(scope="session")
+def executor(base: Path) -> Executor:
+    pack = base / "custom_nodes" / "DiffDirector"
+    pack.parent.mkdir(parents=True, exist_ok=True)
+    pack.symlink_to(ROOT, target_is_directory=True)
+    return Executor(pack)
+
+
+@pytest.fixture(autouse=True)
+def _inference_mode():
+    """Nodes run under inference mode in the host; so do the tests."""
+    with torch.inference_mode():
+        yield

@@ -1,0 +1,62 @@
+"""The real front end in a real Chromium, and what went wrong on its page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from playwright.sync_api import ConsoleMessage, Page, Response, sync_playwright
+
+from .provision import find_chromium
+from .server import PACK_NAME
+
+_FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]  # fmt: skip
+
+
+@dataclass
+class FrontEnd:
+    """An open page. problems: its uncaught errors, and the console errors and failed requests that name our pack."""
+
+    page: Page
+    problems: list[str] = field(default_factory=list)
+
+    def note_console(self, message: ConsoleMessage) -> None:
+        said = f"{message.text} ({message.location.get('url', '')})"
+        ours = (
+            PACK_NAME.lower() in re.sub(r"https://\S+", "", said).lower()
+        )  # the front end asks the registry about packs
+        if message.type == "error" and ours:
+            self.problems.append(f"console: {said}")
+
+    def note_response(self, response: Response) -> None:
+        if response.status >= 400 and PACK_NAME.lower() in response.url.lower():
+            self.problems.append(f"{response.status}: {response.url}")
+
+
+@contextmanager
+def open_front_end(url: str, settings: dict[str, object] | None = None) -> Iterator[FrontEnd]:
+    """The front end that the server at url serves, ready for a user's clicks, with these settings of its own."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=_FLAGS)
+        page = browser.new_page(viewport={"width": 1920, "height": 1080}, locale="en-US")
+        front = FrontEnd(page)
+        page.on("pageerror", lambda error: front.problems.append(f"page: {error}"))
+        page.on("console", front.note_console)
+        page.on("response", front.note_response)
+        # A user who has seen the tutorial; for a new one, the template browser opens some time later.
+        page.request.post(f"{url}/api/settings", data={"Comfy.TutorialCompleted": True} | (settings or {}))
+        page.goto(url)
+        page.wait_for_function("window.app?.graph")
+        page.get_by_test_id("queue-button").wait_for()
+        while page.get_by_role("dialog").count():  # release notes and the like
+            page.keyboard.press("Escape")
+            page.get_by_role("dialog").first.wait_for(state="hidden")
+        try:
+            yield front
+        finally:
+            browser.close()

@@ -1,0 +1,186 @@
+"""Graphs run by the host's own executor, in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from diffdirector.tests.host import loras
+from diffdirector.tests.host.checkpoints import CHECKPOINT, checkpoint_state, tiny_motion_config
+from diffdirector.tests.host.prompts import animation, node, stills
+from diffdirector.tests.host.weights import TINY, motion_state, unet_config, unet_state
+
+
+def frames(executor, base: Path, prompt: dict) -> np.ndarray:
+    """Pixels of every saved frame: [frames, h, w, 3]."""
+    saved = executor.run(prompt)["save"]["images"]
+    return np.stack([np.asarray(Image.open(base / "output" / file["subfolder"] / file["filename"])) for file in saved])
+
+
+@pytest.fixture(scope="module")
+def files(base: Path) -> dict[str, str]:
+    """A MotionLoRA and a domain adapter for the small models, and a few files in the wrong folder."""
+    folder = {name: base / "models" / name for name in ("animatediff_models", "animatediff_motion_lora", "loras")}
+    for path in folder.values():
+        path.mkdir(parents=True, exist_ok=True)
+    motion, config = motion_state(tiny_motion_config()), unet_config("sd15", **TINY)
+    camera = loras.in_original_naming(loras.motion_lora(motion, rank=4, seed=3))
+    adapter = loras.in_original_naming(loras.spatial_lora(config, unet_state(config), rank=4, seed=5))
+    torch.save({"state_dict": camera}, folder["animatediff_motion_lora"] / "zoom.ckpt")
+    torch.save(adapter, folder["loras"] / "adapter.ckpt")
+    save_file(camera, folder["animatediff_models"] / "wrong-motion-lora.safetensors")
+    save_file(adapter, folder["animatediff_models"] / "wrong-adapter.safetensors")
+    save_file(adapter, folder["animatediff_motion_lora"] / "wrong-adapter.safetensors")
+    save_file(motion, folder["loras"] / "wrong-motion.safetensors")
+    (folder["animatediff_models"] / "empty.ckpt").touch()
+    (folder["animatediff_models"] / "wrong-checkpoint.safetensors").symlink_to(base / "models/checkpoints" / CHECKPOINT)
+    return {name: str(path) for name, path in folder.items()}
+
+
+def test_animation_differs_from_stills_and_leaves_them_as_they_were(executor, base) -> None:
+    before = frames(executor, base, stills())
+    animated = frames(executor, base, animation())
+    after = frames(executor, base, stills() | {"fresh": node("EmptyLatentImage", width=64, height=64, batch_size=1)})
+    assert before.shape == animated.shape == (8, 64, 64, 3)
+    assert np.abs(animated.astype(int) - before).mean() > 5
+    assert (before == after).all()
+    assert len({frame.tobytes() for frame in animated}) == 8
+
+
+def test_v1_v2_and_chained_models_differ(executor, base, files) -> None:
+    state = {
+        key: value
+        for key, value in motion_state(tiny_motion_config(), seed=4).items()
+        if not key.startswith("mid_block")
+    }
+    v1 = {key: value[:, :24].contiguous() if key.endswith(".pe") else value for key, value in state.items()}
+    save_file(v1, f"{files['animatediff_models']}/v1.safetensors")
+    chained = animation()
+    chained["motion2"] = node("DiffDirectorLoadMotionModel", motion_model_name="v1.safetensors")
+    chained["apply2"] = node(
+        "DiffDirectorApplyMotionModel", model=["apply", 0], motion_model=["motion2", 0], strength=0.5, end_percent=0.5
+    )
+    chained["sample"]["inputs"]["model"] = ["apply2", 0]
+    results = [frames(executor, base, p) for p in (animation(), animation(motion_model="v1.safetensors"), chained)]
+    assert all((results[i] != results[j]).any() for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+def test_motion_lora_and_domain_adapter(executor, base, files) -> None:
+    plain = frames(executor, base, animation())
+    prompt = animation(motion_lora=["second", 0])
+    prompt["first"] = node("DiffDirectorMotionLora", lora_name="zoom.ckpt", strength=1.0)
+    prompt["second"] = node("DiffDirectorMotionLora", lora_name="zoom.ckpt", strength=-1.0, motion_lora=["first", 0])
+    cancelled = frames(executor, base, prompt)
+    assert np.abs(cancelled.astype(int) - plain).max() <= 1
+    prompt["second"]["inputs"]["strength"] = 0.5
+    moved = frames(executor, base, prompt)
+    assert np.abs(moved.astype(int) - plain).max() > 10
+
+    prompt["adapter"] = node(
+        "DiffDirectorDomainAdapter", model=["checkpoint", 0], adapter_name="adapter.ckpt", strength=0.0
+    )
+    prompt["apply"]["inputs"]["model"] = ["adapter", 0]
+    assert (frames(executor, base, prompt) == moved).all()
+    prompt["adapter"]["inputs"]["strength"] = 0.8
+    adapted = frames(executor, base, prompt)
+    assert (adapted != moved).any()
+
+    after = animation(motion_lora=["second", 0]) | {key: prompt[key] for key in ("first", "second", "adapter")}
+    after["adapter"]["inputs"]["model"] = ["apply", 0]
+    after["sample"]["inputs"]["model"] = ["adapter", 0]
+    assert (frames(executor, base, after) == adapted).all()
+
+
+def test_every_sampler_node(executor, base) -> None:
+    """KSamplerAdvanced and SamplerCustomAdvanced with the settings of KSampler give KSampler's frames."""
+    expected = frames(executor, base, animation())
+    advanced = animation()
+    inputs = advanced["sample"]["inputs"]
+    ends = {"add_noise": "enable", "noise_seed": inputs["seed"], "start_at_step": 0, "end_at_step": 10000}
+    kept = {key: value for key, value in inputs.items() if key not in ("seed", "denoise")}
+    advanced["sample"] = node("KSamplerAdvanced", **kept, **ends, return_with_leftover_noise="disable")
+    assert (frames(executor, base, advanced) == expected).all()
+
+    custom = animation()
+    custom |= {
+        "noise": node("RandomNoise", noise_seed=1),
+        "guider": node("CFGGuider", model=["apply", 0], positive=["positive", 0], negative=["negative", 0], cfg=4.0),
+        "sampler": node("KSamplerSelect", sampler_name="euler"),
+        "sigmas": node("BasicScheduler", model=["apply", 0], scheduler="normal", steps=2, denoise=1.0),
+        "sample": node(
+            "SamplerCustomAdvanced", noise=["noise", 0], guider=["guider", 0], sampler=["sampler", 0], sigmas=["sigmas", 0],
+            latent_image=["latent", 0],
+        ),
+    }  # fmt: skip
+    assert (frames(executor, base, custom) == expected).all()
+
+
+def test_stock_save_checkpoint_writes_no_motion_weights(executor, base) -> None:
+    prompt = animation()
+    prompt["save"] = node(
+        "CheckpointSave", model=["apply", 0], clip=["checkpoint", 1], vae=["checkpoint", 2], filename_prefix="saved"
+    )
+    executor.run(prompt)
+    saved = load_file(base / "output" / "saved_00001_.safetensors")
+    original = checkpoint_state()
+    unet = {key for key in original if key.startswith("model.diffusion_model.")}
+    assert {key for key in saved if key.startswith("model.diffusion_model.")} == unet
+    assert not [key for key in saved if "motion" in key or "temporal" in key]
+    assert all(torch.equal(saved[key].half(), original[key]) for key in unet)
+
+
+def motion(name: str) -> dict:
+    return {"motion": node("DiffDirectorLoadMotionModel", motion_model_name=name)}
+
+
+def lora(name: str) -> dict:
+    return {"lora": node("DiffDirectorMotionLora", lora_name=name, strength=1.0)}
+
+
+def adapter(name: str) -> dict:
+    return {"adapter": node("DiffDirectorDomainAdapter", model=["checkpoint", 0], adapter_name=name, strength=1.0)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (motion("wrong-motion-lora.safetensors"), "this is a MotionLoRA.*Motion LoRA"),
+        (motion("wrong-adapter.safetensors"), "domain adapter.*Domain Adapter"),
+        (motion("wrong-checkpoint.safetensors"), "image checkpoint.*models/checkpoints"),
+        (motion("empty.ckpt"), "empty.ckpt: This file cannot be read"),
+        (motion("../../secrets.ckpt"), "is not in the folder models/animatediff_models"),
+        (lora("wrong-adapter.safetensors"), "Expected a MotionLoRA, but this is a LoRA for the image"),
+        (adapter("wrong-motion.safetensors"), "this is a motion model.*Load Motion Model"),
+    ],
+)
+def test_wrong_files_are_named_for_what_they_are(executor, files, change, message) -> None:
+    prompt = animation() | change
+    if "lora" in change:
+        prompt["apply"]["inputs"]["motion_lora"] = ["lora", 0]
+    if "adapter" in change:
+        prompt["apply"]["inputs"]["model"] = ["adapter", 0]
+    with pytest.raises(RuntimeError, match=message):
+        executor.run(prompt)
+
+
+def test_clip_longer_than_the_encoding_is_refused_with_what_to_do(executor) -> None:
+    with pytest.raises(RuntimeError, match="at most 32 frames at a time, the batch has 33"):
+        executor.run(animation(frames=33))
+
+
+def test_clip_longer_than_the_encoding_runs_in_the_hosts_context_windows(executor, base) -> None:
+    prompt = animation(frames=40, steps=1)
+    prompt["windows"] = node(
+        "ContextWindowsManual", model=["apply", 0], context_length=16, context_overlap=4, context_schedule="standard_static",
+        context_stride=1, closed_loop=False, fuse_method="pyramid", dim=0, freenoise=False, causal_window_fix=False,
+    )  # fmt: skip
+    prompt["sample"]["inputs"]["model"] = ["windows", 0]
+    assert frames(executor, base, prompt).shape[0] == 40
+    prompt["windows"]["inputs"] |= {"context_length": 32, "causal_window_fix": True}
+    with pytest.raises(RuntimeError, match="batch has 33.*causal_window_fix off"):
+        executor.run(prompt)

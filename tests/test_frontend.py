@@ -1,0 +1,207 @@
+"""The nodes, the shipped workflow, the help pages and the messages, as a user meets them in the real front end."""
+
+from __future__ import annotations
+
+import re
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from diffdirector.tests.host.browser import FrontEnd, open_front_end
+from diffdirector.tests.host.checkpoints import CHECKPOINT, MOTION_MODEL, link_models
+from diffdirector.tests.host.provision import provision
+from diffdirector.tests.host.server import PACK_NAME, Server
+from diffdirector.tests.host.workflow import load_workflow
+
+pytestmark = pytest.mark.slow
+
+TEMPLATE = "text-to-animation"
+LOADER, APPLY = "DiffDirectorLoadMotionModel", "DiffDirectorApplyMotionModel"
+NODES = {
+    LOADER: "Load Motion Model",
+    APPLY: "Apply Motion Model",
+    "DiffDirectorMotionLora": "Motion LoRA",
+    "DiffDirectorDomainAdapter": "Domain Adapter",
+}
+# For the page: a node by its type, a widget by its name, where a point of a node is on the screen, and a count of what
+# the host tells the front end about a run.
+HELPERS = """
+window.nodeOf = type => app.graph.nodes.find(node => node.type === type);
+window.widgetOf = (type, name) => nodeOf(type).widgets.find(widget => widget.name === name);
+window.onScreen = (node, x, y) => {
+    const [left, top] = app.canvas.ds.convertOffsetToCanvas([node.pos[0] + x, node.pos[1] + y]);
+    const canvas = app.canvas.canvas.getBoundingClientRect();
+    return [canvas.left + left, canvas.top + top];
+};
+window.events = {progress: 0, execution_success: 0, execution_error: 0};
+for (const kind in events) app.api.addEventListener(kind, () => events[kind]++);
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    base = tmp_path_factory.mktemp("front-end")
+    link_models(base)
+    with Server(provision(), base) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def opened(server: Server) -> Iterator[FrontEnd]:
+    with open_front_end(server.url, {"LiteGraph.Node.TooltipDelay": 0, "Comfy.VueNodes.Enabled": False}) as front:
+        front.page.evaluate(HELPERS)
+        yield front
+
+
+@pytest.fixture
+def page(opened: FrontEnd) -> Iterator[Page]:
+    """The page with an empty graph; nothing may have gone wrong on it by the end of the test."""
+    opened.page.evaluate("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    opened.page.wait_for_function("app.graph.nodes.length === 0")
+    yield opened.page
+    problems, opened.problems = opened.problems, []
+    assert problems == []
+
+
+@pytest.fixture
+def workflow(page: Page) -> Page:
+    """The shipped workflow with the small models chosen in its loaders, ready for a short run."""
+    page.evaluate("graph => app.loadGraphData(graph)", load_workflow(TEMPLATE))
+    choose(page, "CheckpointLoaderSimple", "ckpt_name", CHECKPOINT)
+    choose(page, LOADER, "motion_model_name", MOTION_MODEL)
+    set_widgets(page, "EmptyLatentImage", width=64, height=64, batch_size=8)
+    set_widgets(page, "KSampler", steps=2)
+    return page
+
+
+def choose(page: Page, kind: str, name: str, value: str) -> None:
+    """Choose a value in a node's list with the mouse."""
+    widget = [kind, name]
+    page.wait_for_function("([kind, name]) => widgetOf(kind, name).last_y > 0", arg=widget)  # drawn
+    point = page.evaluate(
+        "([kind, name]) => onScreen(nodeOf(kind), nodeOf(kind).size[0] / 2, widgetOf(kind, name).last_y + 10)", widget
+    )
+    page.mouse.click(*point)
+    page.locator(".litemenu-entry").get_by_text(value, exact=True).click()
+    assert page.evaluate("([kind, name]) => widgetOf(kind, name).value", widget) == value
+
+
+def set_widgets(page: Page, kind: str, **values: Any) -> None:
+    page.evaluate(
+        "([kind, values]) => { for (const name in values) widgetOf(kind, name).value = values[name] }", [kind, values]
+    )
+
+
+def run(page: Page) -> dict[str, int]:
+    """Press Run and wait for the end; returns how often each event came."""
+    page.evaluate("for (const kind in events) events[kind] = 0")
+    page.get_by_test_id("queue-button").click()
+    page.wait_for_function("events.execution_success || events.execution_error", timeout=60_000)
+    return page.evaluate("events")
+
+
+def test_nodes_are_registered_under_their_names(page: Page) -> None:
+    titles = page.evaluate(
+        "ids => Object.fromEntries(ids.map(id => [id, LiteGraph.registered_node_types[id]?.title]))", list(NODES)
+    )
+    assert titles == NODES
+
+
+@pytest.mark.parametrize("kind", NODES)
+def test_every_input_shows_a_tooltip(page: Page, kind: str) -> None:
+    inputs = page.evaluate(
+        """kind => {
+            const node = LiteGraph.createNode(kind);
+            app.graph.add(node);
+            Object.assign(app.canvas.ds, {scale: 1, offset: [500, 300]});
+            app.canvas.draw(true, true);
+            return node.inputs.map((input, i) => {
+                const [x, y] = node.getInputPos(i);
+                return [input.name, onScreen(node, x - node.pos[0] + (input.widget ? 80 : 0), y - node.pos[1])];
+            });
+        }""",
+        kind,
+    )
+    tooltip, shown = page.locator(".node-tooltip"), {}
+    for name, point in inputs:
+        page.mouse.move(1200, 900)
+        expect(tooltip).to_be_hidden()
+        page.mouse.move(*point)
+        expect(tooltip).to_be_visible()
+        shown[name] = tooltip.inner_text()
+    assert all(shown.values()) and len(set(shown.values())) == len(inputs), shown
+
+
+def test_nodes_are_found_by_the_words_of_their_users(page: Page) -> None:
+    page.mouse.dblclick(1000, 600)
+    field = page.get_by_role("dialog").locator("input[type=text], input:not([type])").first
+    results = page.get_by_test_id("result-item")
+    for words, name in {
+        "animatediff": NODES[APPLY],
+        "mm_sd": NODES[LOADER],
+        "camera motion": "Motion LoRA",
+        "v3_sd15_adapter": "Domain Adapter",
+    }.items():
+        field.fill("qqqqqq")
+        expect(results).to_have_count(0)
+        field.fill(words)
+        expect(results.filter(has_text=name)).not_to_have_count(0)
+    page.keyboard.press("Escape")
+
+
+@pytest.mark.parametrize("kind", NODES)
+def test_help_page_exists(server: Server, kind: str) -> None:
+    with urllib.request.urlopen(f"{server.url}/extensions/{PACK_NAME}/docs/{kind}.md") as response:
+        assert response.status == 200 and len(response.read()) > 200
+
+
+def test_template_opens_from_the_template_browser(page: Page) -> None:
+    page.get_by_role("button", name="Templates").first.click()
+    browser = page.get_by_role("dialog")
+    with page.expect_response(f"**/{TEMPLATE}.jpg") as thumbnail:
+        browser.get_by_text(PACK_NAME, exact=True).click()
+    assert thumbnail.value.status == 200
+    card = browser.get_by_test_id(f"template-workflow-{TEMPLATE}")
+    expect(card).to_contain_text(TEMPLATE)
+    card.click()
+    expect(browser).to_have_count(0)
+    types = [node["type"] for node in load_workflow(TEMPLATE)["nodes"]]
+    page.wait_for_function("count => app.graph.nodes.length === count", arg=len(types))
+    assert page.evaluate("app.graph.nodes.map(node => node.type)") == types
+    assert page.evaluate("app.graph.nodes.filter(node => !(node.type in LiteGraph.registered_node_types))") == []
+
+    page.get_by_test_id("error-overlay-see-errors").click()  # the files are not there yet: the host names them
+    for text in ("v1-5-pruned-emaonly-fp16.safetensors", "mm_sd_v15_v2.ckpt", "animatediff_models"):
+        expect(page.get_by_test_id("properties-panel")).to_contain_text(text)
+
+
+def test_run_button_runs_the_workflow_and_shows_the_clip(workflow: Page) -> None:
+    events = run(workflow)
+    assert events["execution_success"] == 1 and events["progress"] >= 2
+    workflow.wait_for_function("nodeOf('SaveAnimatedWEBP').imgs?.[0]?.naturalWidth === 64")
+    expect(workflow.locator("video")).to_be_visible()
+    workflow.wait_for_function("document.querySelector('video').videoWidth === 64")
+
+
+def test_warning_about_few_frames_is_shown_on_the_node(workflow: Page) -> None:
+    set_widgets(workflow, "EmptyLatentImage", batch_size=4)
+    assert run(workflow)["execution_success"] == 1
+    warning = workflow.get_by_text(re.compile("4 frame"))
+    expect(warning).to_be_visible()
+    box = warning.bounding_box()
+    left, top, right, bottom = workflow.evaluate(
+        "kind => [onScreen(nodeOf(kind), 0, 0), onScreen(nodeOf(kind), ...nodeOf(kind).size)].flat()", APPLY
+    )
+    assert box and left < box["x"] and box["x"] + box["width"] < right and top < box["y"] < bottom
+
+
+def test_too_many_frames_are_refused_before_sampling(workflow: Page) -> None:
+    set_widgets(workflow, "EmptyLatentImage", batch_size=40)
+    events = run(workflow)
+    assert events["execution_error"] == 1 and events["progress"] == 0
+    overlay = workflow.get_by_test_id("error-overlay").filter(has_text="KSampler")
+    overlay.get_by_test_id("error-overlay-see-errors").click()
+    expect(workflow.get_by_test_id("properties-panel")).to_contain_text("moves at most 32 frames")

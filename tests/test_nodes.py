@@ -1,0 +1,101 @@
+"""The node contract: ids and inputs stay, and every node explains itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from diffdirector.tests.host.provision import OLDEST
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# DESIGN, "Node contract": (inputs, outputs) of what is shipped; inputs may be added at the end, never taken away
+CONTRACT = {
+    "DiffDirectorLoadMotionModel": (["motion_model_name"], ["MOTION_MODEL"]),
+    "DiffDirectorApplyMotionModel": (
+        ["model", "motion_model", "beta_schedule", "motion_lora", "strength", "start_percent", "end_percent"],
+        ["MODEL"],
+    ),
+    "DiffDirectorMotionLora": (["lora_name", "strength", "motion_lora"], ["MOTION_LORA"]),
+    "DiffDirectorDomainAdapter": (["model", "adapter_name", "strength"], ["MODEL"]),
+}
+LOCALES = ["en", "zh"]
+
+
+@pytest.fixture(scope="module")
+def schemas():
+    from diffdirector import comfy_entrypoint
+
+    extension = asyncio.run(comfy_entrypoint())
+    asyncio.run(extension.on_load())
+    return {node.GET_SCHEMA().node_id: node.GET_SCHEMA() for node in asyncio.run(extension.get_node_list())}
+
+
+def test_every_node_of_the_contract_is_there(schemas) -> None:
+    assert set(schemas) == set(CONTRACT)
+
+
+@pytest.mark.parametrize("node_id", CONTRACT)
+def test_inputs_and_outputs_are_those_of_the_contract(schemas, node_id) -> None:
+    inputs, outputs = CONTRACT[node_id]
+    schema = schemas[node_id]
+    assert [item.id for item in schema.inputs][: len(inputs)] == inputs
+    assert [item.get_io_type() for item in schema.outputs] == outputs
+    assert schema.category.startswith("DiffDirector")
+
+
+@pytest.mark.parametrize("node_id", CONTRACT)
+def test_nodes_explain_themselves(schemas, node_id) -> None:
+    schema = schemas[node_id]
+    assert schema.display_name
+    assert re.fullmatch(r"[A-Z][^\n]{30,160}\.", schema.description)
+    assert len(schema.search_aliases) >= 3
+    for item in (*schema.inputs, *schema.outputs):
+        assert item.tooltip and item.tooltip.endswith("."), f"{node_id}.{item.id} has no tooltip"
+    page = (ROOT / "web" / "docs" / f"{node_id}.md").read_text()
+    for item in schema.inputs:
+        assert f"**{item.id}**" in page, f"the help page of {node_id} does not mention {item.id}"
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+@pytest.mark.parametrize("node_id", CONTRACT)
+def test_locales_cover_every_node(schemas, node_id, locale) -> None:
+    entry = json.loads((ROOT / "locales" / locale / "nodeDefs.json").read_text())[node_id]
+    schema = schemas[node_id]
+    assert entry["display_name"] and entry["description"]
+    assert set(entry["inputs"]) == {item.id for item in schema.inputs}
+    assert all(text["name"] and text["tooltip"] for text in entry["inputs"].values())
+    assert set(entry["outputs"]) == {str(index) for index in range(len(schema.outputs))}
+    if locale == "en":
+        assert entry["description"] == schema.description
+        assert {item.id: item.tooltip for item in schema.inputs} == {
+            k: v["tooltip"] for k, v in entry["inputs"].items()
+        }
+
+
+def test_model_folders_are_shared_with_other_packs(schemas) -> None:
+    import folder_paths
+
+    for name in ("animatediff_models", "animatediff_motion_lora"):
+        paths, extensions = folder_paths.folder_names_and_paths[name]
+        assert any(Path(path).name == name for path in paths)
+        assert extensions >= {".safetensors", ".ckpt", ".pt", ".pth", ".bin"}
+
+
+def test_declared_host_version_is_the_oldest_we_test() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    assert f'requires-comfyui = ">={OLDEST}"' in text
+
+
+def test_sockets_refuse_objects_of_other_packs() -> None:
+    from diffdirector.nodes import types
+
+    with pytest.raises(ValueError, match="DiffDirector's Load Motion Model, found a dict"):
+        types.motion_model({})
+    with pytest.raises(ValueError, match="DiffDirector's Motion LoRA, found a list"):
+        types.motion_loras([1])
+    assert types.motion_loras(None) == ()
