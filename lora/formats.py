@@ -42,6 +42,9 @@ class LoraLayer:
 
 
 _SUFFIX = re.compile(r"^(?P<layer>.+?)[._](?:lora[._](?P<part>up|down|A|B)(?:\.[^.]+)??\.weight|(?P<alpha>alpha))$")
+# A file may bring any pattern; an expression that backtracks without end would hang the host
+_PLAIN_PATTERN = re.compile(r"(?:[\w|^$-]|\\\.|\.\*?)*")
+_NOT_READ = "Other settings are not read: convert the file with the software that made it."
 _PARTS = {"up": "up", "B": "up", "down": "down", "A": "down"}
 # Applied to a layer's name with "_" for ".", in this order
 _NAMES = (
@@ -95,8 +98,12 @@ def read_lora(
                 "the LoRA loader takes them for image models."
             )
         name, part = layer_name(match["layer"]), "alpha" if match["alpha"] else _PARTS[match["part"]]
-        parts.setdefault(name, {})[part] = value
-        if part == "down":
+        if part in parts.setdefault(name, {}):
+            raise LoraFormatError(f"{name} is in the file twice: it holds several adapters. Save them one by one.")
+        parts[name][part] = value
+        if part == "alpha" and value.numel() != 1:
+            raise LoraFormatError(f"{name}: expected one alpha, found {value.numel()}. The file is damaged.")
+        if part == "down" and value.ndim:
             alphas[name] = _peft_alpha(peft, match["layer"], rank=value.shape[0])
     layers = {}
     for name, found in parts.items():
@@ -129,7 +136,7 @@ def _peft_config(metadata: Mapping[str, str]) -> dict[str, Any]:
     """PEFT's LoraConfig of the UNet, as diffusers (>= 0.34) stores it; {} without one."""
     try:
         config = json.loads(metadata["lora_adapter_metadata"])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         return {}
     if not isinstance(config, dict):
         return {}
@@ -139,8 +146,12 @@ def _peft_config(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def _peft_alpha(config: Mapping[str, Any], layer: str, rank: int) -> float | None:
     """alpha of a layer, its pattern and rank-stabilised scale (arXiv:2312.03732) as PEFT applies them; None: alpha is rank."""
-    patterns = config.get("alpha_pattern")
-    matching = [value for key, value in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", layer)]
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict) or not all(_PLAIN_PATTERN.fullmatch(key) for key in patterns):
+        raise LoraFormatError(
+            f"alpha_pattern: expected layer names with . and .* only, found {list(patterns)[:3]}. {_NOT_READ}"
+        )
+    matching = [value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", layer)]
     alpha = matching[0] if matching else config.get("lora_alpha")
     if not isinstance(alpha, int | float):
         return None

@@ -18,10 +18,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, kernel: Kernel) -> Tenso
 
     q, k, v: [rows, frames, channels]; returns the same shape.
     """
-    rows, step = q.shape[0], max(1, KERNEL_ROWS // heads)
-    if rows <= step:
+    calls = -(-q.shape[0] * heads // KERNEL_ROWS)
+    if calls <= 1:
         return kernel(q, k, v, heads)
-    return torch.cat([kernel(q[i : i + step], k[i : i + step], v[i : i + step], heads) for i in range(0, rows, step)])
+    parts = zip(q.chunk(calls), k.chunk(calls), v.chunk(calls), strict=True)
+    return torch.cat([kernel(a, b, c, heads) for a, b, c in parts])
 
 
 def positions_per_chunk(device: torch.device, itemsize: int, frames: int, widest: int) -> int:

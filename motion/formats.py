@@ -24,6 +24,7 @@ from torch import Tensor
 from .identify import FileKind, StateDict, flatten, identify, wrong_kind_message
 
 SINUSOIDAL_LENGTH = 64  # AnimateLCM stores no encoding and was trained with one this long
+NORM_GROUPS = 32
 DEFAULT_HEADS = 8  # not readable from shapes; every published motion module has 8
 
 _DAMAGED = "The file is damaged or of an unknown kind."
@@ -192,7 +193,7 @@ def _canonical_state(flat: StateDict) -> StateDict:
             continue
         if name.endswith(".pe") and value.ndim == 2:
             value = value.unsqueeze(0)
-        if name.endswith(".pe") and value.ndim != 3:
+        if name.endswith(".pe") and (value.ndim != 3 or value.numel() == 0):
             raise MotionFormatError(
                 f"{name}: expected shape [1, frames, channels], found {list(value.shape)}. {_DAMAGED}"
             )
@@ -223,6 +224,10 @@ def _sites(canonical: StateDict) -> dict[str, SiteConfig]:
             ff_inner = canonical[f"{first}.ff.net.2.weight"].shape[1]
         except (KeyError, ValueError, IndexError) as error:
             raise MotionFormatError(_incomplete(f"{site}: {error}")) from None
+        if channels % NORM_GROUPS:
+            raise MotionFormatError(
+                f"{site}: expected a multiple of {NORM_GROUPS} channels, found {channels}. {_DAMAGED}"
+            )
         sites[site] = SiteConfig(channels, inner, ff_inner, len(blocks), len(attentions))
     return sites
 
@@ -245,7 +250,8 @@ def _version(flat: StateDict, sites: Mapping[str, SiteConfig], lengths: set[int]
     if any(site.startswith("mid_block.") for site in sites):
         # Files of v2 store their encoding; AnimateLCM, of the same structure, is published without.
         return Version.V2 if lengths else Version.LCM
-    return Version.V1 if lengths == {24} else Version.V3
+    # v3 is published with 32; fine-tunes of v1 come with other lengths
+    return Version.V3 if lengths <= {32} else Version.V1
 
 
 def _sinusoidal_positions(config: MotionConfig) -> StateDict:

@@ -76,18 +76,18 @@ def strip_prefixes(key: str) -> str:
         key = key[len(prefix) :]
 
 
-def flatten(state: Mapping[Any, Any]) -> StateDict:
+def flatten(state: Mapping[Any, Any], depth: int = 4) -> StateDict:
     """The tensors of a checkpoint: {"state_dict": ...} and its like are opened, other folders join their keys with "."."""
     for wrapper in _WRAPPERS:
         nested = state.get(wrapper)
-        if isinstance(nested, Mapping) and len(nested) > len(state):
-            return flatten(nested)
+        if depth and isinstance(nested, Mapping) and len(nested) > len(state):
+            return flatten(nested, depth - 1)
     flat: StateDict = {}
     for key, value in state.items():
         if isinstance(value, Tensor):
             flat[str(key)] = value
-        elif isinstance(value, Mapping):
-            flat |= {f"{key}.{inner}": tensor for inner, tensor in flatten(value).items()}
+        elif isinstance(value, Mapping) and depth:
+            flat |= {f"{key}.{inner}": tensor for inner, tensor in flatten(value, depth - 1).items()}
     return flat
 
 

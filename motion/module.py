@@ -23,7 +23,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from .attention import Kernel, attend, positions_per_chunk
-from .formats import MotionConfig, MotionFormatError, SiteConfig, read_motion_model
+from .formats import NORM_GROUPS, MotionConfig, MotionFormatError, SiteConfig, read_motion_model
 
 
 class MotionModel(nn.Module):
@@ -54,7 +54,7 @@ class TemporalTransformer(nn.Module):
     def __init__(self, shape: SiteConfig, heads: int, max_frames: int, factory: dict[str, Any]) -> None:
         super().__init__()
         ops, made = factory["operations"], {key: factory[key] for key in ("dtype", "device")}
-        self.norm = ops.GroupNorm(32, shape.channels, eps=1e-6, **made)
+        self.norm = ops.GroupNorm(NORM_GROUPS, shape.channels, eps=1e-6, **made)
         self.proj_in = ops.Linear(shape.channels, shape.inner, **made)
         self.transformer_blocks = nn.ModuleList(
             TemporalBlock(shape, heads, max_frames, factory) for _ in range(shape.depth)
@@ -70,6 +70,8 @@ class TemporalTransformer(nn.Module):
         x: [clips * frames, channels, height, width], the frames of a clip together. stretch_to: see positions().
         Attention over time treats positions alone, so taking them in chunks gives the same numbers.
         """
+        if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
+            x = x.contiguous()
         clips, (channels, height, width) = x.shape[0] // frames, x.shape[1:]
         kernel = kernel or host_kernel()
         # [clips, positions, frames, channels], a view: each chunk is copied once, in the order attention wants
@@ -226,10 +228,14 @@ def load_motion_model(path: str, name: str | None = None) -> MotionModelHandle:
     )
 
 
-def motion_model_from_state(state: dict[str, Tensor], name: str) -> MotionModelHandle:
-    """The same from tensors in memory, which are kept for as long as the handle is."""
+def motion_model_from_state(state: dict[str, Tensor], name: str, dtype: torch.dtype | None = None) -> MotionModelHandle:
+    """The same from tensors in memory, which are kept for as long as the handle is. dtype: the host's choice by default."""
     config, canonical = read_motion_model(state)
-    return MotionModelHandle(name, config, _make_patcher(config, canonical), lambda: _make_patcher(config, canonical))
+
+    def make() -> ModelPatcher:
+        return _make_patcher(config, canonical, dtype)
+
+    return MotionModelHandle(name, config, make(), make)
 
 
 def load_tensors(path: str) -> tuple[dict[str, Any], dict[str, str]]:
@@ -242,6 +248,8 @@ def load_tensors(path: str) -> tuple[dict[str, Any], dict[str, str]]:
             "This file holds Python objects besides tensors, or is no model file at all, and was not opened: it could run code. "
             "Get a .safetensors version of it, or the original file again."
         ) from None
+    except (FileNotFoundError, PermissionError) as error:
+        raise MotionFormatError(f"This file cannot be opened: {error.strerror or error}.") from None
     except Exception as error:  # torch and safetensors raise a dozen kinds for a damaged file
         raise MotionFormatError(
             f"This file cannot be read; the download was probably cut short. Get it again. ({error})"
@@ -267,10 +275,10 @@ def _sidecar_metadata(path: str) -> dict[str, str]:
     return {}
 
 
-def _make_patcher(config: MotionConfig, canonical: dict[str, Tensor]) -> ModelPatcher:
+def _make_patcher(config: MotionConfig, canonical: dict[str, Tensor], dtype: torch.dtype | None = None) -> ModelPatcher:
     device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
-    dtype = _storage_dtype(canonical, device)
+    dtype = dtype or _storage_dtype(canonical, device)
     model = MotionModel(config, comfy.ops.manual_cast, dtype, offload_device)
     model.eval().requires_grad_(False)
     # By attribute: the host replaces CoreModelPatcher at start when it manages memory dynamically.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,12 @@ import comfy.model_patcher
 import comfy.model_sampling
 import comfy.patcher_extension
 import torch
-from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
+from comfy.ldm.modules.diffusionmodules.openaimodel import (
+    ResBlock,
+    TimestepBlock,
+    UNetModel,
+    forward_timestep_embed,
+)
 from comfy.ldm.modules.diffusionmodules.util import make_beta_schedule
 from comfy.model_patcher import ModelPatcher
 from comfy_extras.nodes_model_advanced import LCM, ModelSamplingDiscreteDistilled
@@ -30,7 +36,7 @@ from .schedules import AUTO, BetaSchedule, schedule_for
 from .topology import Block, UNetShape, match_blocks
 
 KEY = "diffdirector"
-NO_LIMIT = 1e8  # the host's sigma for 0 percent is larger
+SAMPLING_KEY = "diffdirector_sampling"
 FEWEST_FRAMES = 8  # below this, modules trained on 16 frames give noise
 SpatialTransformer = comfy.ldm.modules.attention.SpatialTransformer
 
@@ -47,17 +53,16 @@ class AppliedMotion:
     """One motion model on one MODEL. sites: UNet block -> name of the motion module that follows it."""
 
     handle: MotionModelHandle
-    patcher: ModelPatcher
     sites: dict[Block, str]
     strength: float
-    sigma_start: float
-    sigma_end: float
+    start_percent: float
+    end_percent: float
     group_norm: str
     stretch_to: int
 
     @property
     def model(self) -> MotionModel:
-        return self.patcher.model
+        return self.handle.patcher.model
 
     @property
     def max_frames(self) -> int:
@@ -65,10 +70,13 @@ class AppliedMotion:
 
     @property
     def ranged(self) -> bool:
-        return self.sigma_end > 0 or self.sigma_start < NO_LIMIT
+        return self.start_percent > 0 or self.end_percent < 1
 
-    def active(self, sigma: float | None) -> bool:
-        return self.strength != 0 and (sigma is None or self.sigma_end <= sigma <= self.sigma_start)
+    def active(self, sigma: float | None, sampling: Any) -> bool:
+        """At a step of this sigma of this noise schedule; None: a call from outside of any sampling."""
+        if self.strength == 0 or sigma is None:
+            return self.strength != 0
+        return sampling.percent_to_sigma(self.end_percent) <= sigma <= sampling.percent_to_sigma(self.start_percent)
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,7 @@ class MotionSplice:
 
     motions: tuple[AppliedMotion, ...]
     transformer_blocks: frozenset[Block]
+    sampling: Any  # the noise schedule when the last motion model was applied
     warn: Warn
 
     def handlers(self) -> list[tuple[type, Callable[..., Tensor]]]:
@@ -115,15 +124,21 @@ class MotionSplice:
         if active is None or known is not sigmas:
             ranged = any(motion.ranged for motion in self.motions)
             sigma = float(sigmas.max()) if ranged and sigmas is not None else None
-            active = [motion for motion in self.motions if motion.active(sigma)]
+            sampling = options.get(SAMPLING_KEY, self.sampling)
+            active = [motion for motion in self.motions if motion.active(sigma, sampling)]
             options[KEY] = (sigmas, active)
         return active
 
     def check_clip(self, executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Any:
         """OUTER_SAMPLE wrapper: refuse or warn before anything is loaded or sampled."""
+        guider = executor.class_obj
+        # A later node may have changed the schedule: step ranges are judged by the one that is sampled.
+        guider.model_options["transformer_options"][SAMPLING_KEY] = guider.model_patcher.get_model_object(
+            "model_sampling"
+        )
         frames = noise.shape[0]
-        windows = executor.class_obj.model_options.get("context_handler")
-        if windows is not None:
+        windows = guider.model_options.get("context_handler")
+        if getattr(windows, "dim", None) == 0 and hasattr(windows, "context_length"):
             frames = min(frames, windows.context_length + bool(getattr(windows, "causal_window_fix", False)))
         limit = min(motion.max_frames for motion in self.motions)
         if frames > limit:
@@ -151,10 +166,12 @@ class MotionSplice:
         Forward hooks on this UNet's own norms, removed right after; no class or function of torch or the host changes.
         """
         options = kwargs.get("transformer_options") or next(a for a in args if isinstance(a, dict) and "patches" in a)
-        modes = {motion.group_norm for motion in self.active(options)}
+        active = self.active(options)
+        modes = {motion.group_norm for motion in active}
         norms: list[nn.Module] = []
         if NORM_EVERYWHERE in modes:
-            roots = [executor.class_obj, *(motion.model for motion in self.motions)]
+            everywhere = (motion.model for motion in active if motion.group_norm == NORM_EVERYWHERE)
+            roots = [executor.class_obj, *dict.fromkeys(everywhere)]
             norms = [module for root in roots for module in root.modules() if isinstance(module, nn.GroupNorm)]
         elif NORM_ACROSS_FRAMES in modes:
             norms = _resblock_norms(executor.class_obj)
@@ -180,12 +197,15 @@ def apply_motion_model(
     that many frames (0: as stored). warn: called with what the user should know when a sampling starts, with "" when all
     is well; the log by default. Raises ValueError when the two do not fit, before anything is sampled.
     """
+    _check_host()
     unet: Any = model.model.diffusion_model
-    if not isinstance(unet, UNetModel):
+    context_dim = model.model.model_config.unet_config.get("context_dim")
+    if not isinstance(unet, UNetModel) or context_dim not in (768, 2048) or unet.use_temporal_resblocks:
         raise ValueError(
-            f"Motion models animate SD1.5 and SDXL UNets; this model is {type(model.model).__name__}. Load an SD1.5 or SDXL checkpoint."
+            f"Motion models animate SD1.5 and SDXL checkpoints; this model is {type(model.model.model_config).__name__}. "
+            "Load an SD1.5 or SDXL checkpoint."
         )
-    sites = match_blocks(_unet_shape(unet), handle.config, handle.name)
+    sites = match_blocks(unet_shape(unet), handle.config, handle.name)
     result = model.clone()
     schedule = schedule_for(beta_schedule, handle.config)
     if schedule is not None:
@@ -193,20 +213,34 @@ def apply_motion_model(
 
     previous: MotionSplice | None = result.get_attachment(KEY)
     earlier = previous.motions if previous else ()
-    if any(
-        handle.patcher.is_clone(other.patcher) and handle.patcher.patches_uuid != other.patcher.patches_uuid
-        for other in earlier
-    ):
+    if any(_same_module_other_weights(handle.patcher, other.handle.patcher) for other in earlier):
         handle = handle.reloaded()  # one module cannot hold two sets of patched weights
     if group_norm == NORM_AUTO:
         group_norm = NORM_ACROSS_FRAMES if handle.config.norm_across_frames else NORM_PER_FRAME
-    sampling: Any = result.get_model_object("model_sampling")
-    sigmas = (float(sampling.percent_to_sigma(percent)) for percent in (start_percent, end_percent))
-    motion = AppliedMotion(
-        handle, handle.patcher, sites, strength, *sigmas, group_norm=group_norm, stretch_to=stretch_to
-    )
-    _install(result, MotionSplice((*earlier, motion), _transformer_blocks(unet), warn or _log), previous)
+    logging.info("%s: %s; schedule %s, group norm %s", handle.name, handle.config.describe(), beta_schedule, group_norm)
+    motion = AppliedMotion(handle, sites, strength, start_percent, end_percent, group_norm, stretch_to)
+    sampling = result.get_model_object("model_sampling")
+    _install(result, MotionSplice((*earlier, motion), _transformer_blocks(unet), sampling, warn or _log), previous)
     return result
+
+
+def _same_module_other_weights(first: ModelPatcher, second: ModelPatcher) -> bool:
+    return first.is_clone(second) and first.patches_uuid != second.patches_uuid
+
+
+@cache
+def _check_host() -> None:
+    """Raise unless this ComfyUI runs handlers for ResBlock and SpatialTransformer; before 0.20 it passed them over in silence."""
+
+    class Probe(TimestepBlock):
+        def forward(self, x: Any, emb: Any) -> Any:
+            return x
+
+    patches = {"patches": {"forward_timestep_embed_patch": [(Probe, lambda *_: "handled")]}}
+    if forward_timestep_embed([Probe()], "stock", None, transformer_options=patches) != "handled":
+        raise RuntimeError(
+            "DiffDirector needs ComfyUI 0.20.1 or newer: this one would sample without motion. Update ComfyUI."
+        )
 
 
 def _log(message: str) -> None:
@@ -238,7 +272,8 @@ def _install(model: ModelPatcher, splice: MotionSplice, previous: MotionSplice |
     # Ours come first: the host runs the first handler that matches, and _stock_layer passes on to the others.
     patches["forward_timestep_embed_patch"] = splice.handlers() + foreign
     model.set_attachments(KEY, splice)
-    model.set_additional_models(KEY, [motion.patcher for motion in splice.motions])
+    patchers = {id(motion.model): motion.handle.patcher for motion in splice.motions}
+    model.set_additional_models(KEY, list(patchers.values()))  # each module once, however often it is applied
     wrappers = comfy.patcher_extension.WrappersMP
     for kind, function in (
         (wrappers.OUTER_SAMPLE, splice.check_clip),
@@ -263,7 +298,8 @@ def _stock_layer(
     return x
 
 
-def _unet_shape(unet: Any) -> UNetShape:
+def unet_shape(unet: Any) -> UNetShape:
+    """The levels of a host UNet."""
     levels = [
         (unet.model_channels * multiple, count)
         for multiple, count in zip(unet.channel_mult, unet.num_res_blocks, strict=True)
@@ -299,32 +335,31 @@ def _set_schedule(model: ModelPatcher, schedule: BetaSchedule) -> None:
             "DiffDirector: %s is not a discrete noise schedule; the model keeps its own.", type(current).__name__
         )
         return
-    kind = type(current) if schedule.distilled_steps is None else _lcm_sampling(schedule.distilled_steps)
-    if "squaredcos_cap_v2" in schedule.host_names:
-        kind = _accepting_numpy_betas(kind)
-    variants = []
-    for host_name in schedule.host_names:
-        settings = {
-            "beta_schedule": host_name,
-            "linear_start": schedule.linear_start,
-            "linear_end": schedule.linear_end,
-        }
-        variants.append(kind(SimpleNamespace(sampling_settings=settings), zsnr=getattr(current, "zsnr", False)))
+    # An earlier motion model's schedule stands on the checkpoint's; so does this one.
+    own_kind = getattr(current, "diffdirector_own_kind", type(current))
+    kind = own_kind if schedule.distilled_steps is None else _lcm_sampling(schedule.distilled_steps)
+    zsnr = getattr(current, "zsnr", False)
+    variants = [_schedule_variant(kind, schedule, host_name, zsnr) for host_name in schedule.host_names]
     sampling = variants[0]
     if len(variants) > 1:
         sampling.set_sigmas(torch.stack([variant.sigmas for variant in variants]).mean(0))
+    sampling.diffdirector_own_kind = own_kind
     model.add_object_patch("model_sampling", sampling)
 
 
-def _accepting_numpy_betas(kind: type) -> type:
-    """The host makes squaredcos_cap_v2 with numpy, and its own class then refuses it (seen in 0.16.3 to 0.30.0)."""
-
-    class CosineSampling(kind):
-        def _register_schedule(self, beta_schedule: str, timesteps: int, **settings: Any) -> None:
-            settings["given_betas"] = torch.as_tensor(make_beta_schedule(beta_schedule, timesteps))
-            super()._register_schedule(**settings)
-
-    return CosineSampling
+def _schedule_variant(kind: type, schedule: BetaSchedule, host_name: str, zsnr: bool) -> Any:
+    by_numpy = (
+        host_name == "squaredcos_cap_v2"
+    )  # the host makes its betas with numpy and its own class then refuses them
+    settings = {
+        "beta_schedule": "linear" if by_numpy else host_name,
+        "linear_start": schedule.linear_start,
+        "linear_end": schedule.linear_end,
+    }
+    sampling = kind(SimpleNamespace(sampling_settings=settings), zsnr=zsnr)
+    if by_numpy:
+        sampling._register_schedule(given_betas=torch.as_tensor(make_beta_schedule(host_name, 1000)), zsnr=zsnr)
+    return sampling
 
 
 def _lcm_sampling(steps: int) -> type:

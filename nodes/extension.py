@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import folders, loaders, motion
+from . import folders, loaders, motion, training
 
 
 class DiffDirectorExtension(ComfyExtension):
@@ -12,4 +12,11 @@ class DiffDirectorExtension(ComfyExtension):
         folders.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [loaders.LoadMotionModel, motion.ApplyMotionModel, loaders.MotionLoraNode, motion.DomainAdapter]
+        return [
+            loaders.LoadMotionModel,
+            motion.ApplyMotionModel,
+            loaders.MotionLoraNode,
+            motion.DomainAdapter,
+            training.VideoDataset,
+            training.TrainMotionModule,
+        ]

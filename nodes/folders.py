@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from pathlib import Path
 
 import folder_paths
 
@@ -15,7 +17,8 @@ def register() -> None:
     """Add our folders, keeping the paths that the user or another pack has given and adding the extensions we read."""
     for name in (MOTION_MODELS, MOTION_LORAS):
         path = os.path.join(folder_paths.models_dir, name)
-        os.makedirs(path, exist_ok=True)
+        with suppress(OSError):  # a read-only models folder; others may be configured
+            os.makedirs(path, exist_ok=True)
         folder_paths.add_model_folder_path(name, path)
         paths, extensions = folder_paths.folder_names_and_paths[name]
         folder_paths.folder_names_and_paths[name] = (paths, set(extensions) | folder_paths.supported_pt_extensions)
@@ -32,3 +35,17 @@ def path_of(folder: str, name: str) -> str:
             f"{name!r} is not in the folder models/{folder}. Put it there and press R to refresh, or choose one of: {', '.join(names(folder)) or 'none yet'}."
         )
     return folder_paths.get_full_path_or_raise(folder, name)
+
+
+def first_path(folder: str) -> str:
+    """Where new files of a model folder are written."""
+    return folder_paths.get_folder_paths(folder)[0]
+
+
+def below_input(name: str) -> Path:
+    """A file or folder below ComfyUI's input folder; names that lead out of it are refused."""
+    root = Path(folder_paths.get_input_directory()).resolve()
+    path = (root / name).resolve()
+    if not path.is_relative_to(root):
+        raise ValueError(f"source: expected a file or folder below {root}, found {name!r}, which leads out of it.")
+    return path

@@ -6,9 +6,11 @@ from comfy_api.latest import io
 
 from ..lora.patches import MotionLora
 from ..motion.module import MotionModelHandle
+from ..trainers.dataset import VideoSource
 
 MotionModelSocket = io.Custom("MOTION_MODEL")
 MotionLoraSocket = io.Custom("MOTION_LORA")
+MotionDatasetSocket = io.Custom("MOTION_DATASET")
 
 
 def motion_model(value: object) -> MotionModelHandle:
@@ -27,5 +29,16 @@ def motion_loras(value: object) -> tuple[MotionLora, ...]:
     if not isinstance(value, tuple) or not all(isinstance(item, MotionLora) for item in value):
         raise ValueError(
             f"motion_lora: expected the output of DiffDirector's Motion LoRA, found a {type(value).__name__} of another pack."
+        )
+    return value
+
+
+def motion_dataset(value: object) -> tuple[VideoSource, ...]:
+    """value as our videos to train on; None is an empty set."""
+    if value is None:
+        return ()
+    if not isinstance(value, tuple) or not all(isinstance(item, VideoSource) for item in value):
+        raise ValueError(
+            f"dataset: expected the output of DiffDirector's Video Dataset, found a {type(value).__name__}."
         )
     return value

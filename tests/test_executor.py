@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from diffdirector.tests.demo.world import write_dataset
 from diffdirector.tests.host import loras
 from diffdirector.tests.host.checkpoints import CHECKPOINT, checkpoint_state, tiny_motion_config
 from diffdirector.tests.host.prompts import animation, node, stills
@@ -183,4 +184,23 @@ def test_clip_longer_than_the_encoding_runs_in_the_hosts_context_windows(executo
     assert frames(executor, base, prompt).shape[0] == 40
     prompt["windows"]["inputs"] |= {"context_length": 32, "causal_window_fix": True}
     with pytest.raises(RuntimeError, match="batch has 33.*causal_window_fix off"):
+        executor.run(prompt)
+
+
+def test_training_a_motion_module_from_videos(executor, base) -> None:
+    """mp4 files -> dataset -> two steps -> a motion model that animates, and its file in the folder."""
+    write_dataset(base / "input" / "clips", seed=3, n=3, frames=8)
+    prompt = animation(steps=1)
+    prompt["clips"] = node("DiffDirectorVideoDataset", source="clips", frames=8, width=64, height=64)
+    prompt["train"] = node(
+        "DiffDirectorTrainMotionModule", model=["checkpoint", 0], clip=["checkpoint", 1], vae=["checkpoint", 2],
+        dataset=["clips", 0], name="trained", steps=2, learning_rate=1e-3,
+    )  # fmt: skip
+    prompt["apply"]["inputs"]["motion_model"] = ["train", 0]
+    trained = frames(executor, base, prompt)
+    assert trained.shape == (8, 64, 64, 3)
+    assert (base / "models" / "animatediff_models" / "trained.safetensors").exists()
+    assert len(list((base / "user" / "diffdirector" / "latents").glob("*.safetensors"))) == 3
+    prompt["clips"]["inputs"]["source"] = "../models"
+    with pytest.raises(RuntimeError, match="which leads out of it"):
         executor.run(prompt)

@@ -22,6 +22,11 @@ CONTRACT = {
     ),
     "DiffDirectorMotionLora": (["lora_name", "strength", "motion_lora"], ["MOTION_LORA"]),
     "DiffDirectorDomainAdapter": (["model", "adapter_name", "strength"], ["MODEL"]),
+    "DiffDirectorVideoDataset": (["source", "caption", "frames", "frame_step", "width", "height"], ["MOTION_DATASET"]),
+    "DiffDirectorTrainMotionModule": (
+        ["model", "clip", "vae", "dataset", "name", "steps", "motion_model"],
+        ["MOTION_MODEL", "STRING"],
+    ),
 }
 LOCALES = ["en", "zh"]
 

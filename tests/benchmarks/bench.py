@@ -6,14 +6,17 @@ diffusers  UNetMotionModel over the same tensors, as published
 floor      the bare matrix products of the motion model: the same shapes through torch.nn.functional.linear
 
 The cost of our motion model is (ours - plain) / floor. Rounds are interleaved, so a machine whose speed drifts shifts
-all four; medians are quoted. On a GPU: 64x64 latents in half precision, once per attention backend.
+all four; quoted are medians, and in brackets the best round, which other work on the machine disturbed least. On a GPU:
+64x64 latents in half precision, once per attention backend.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import platform
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -39,7 +42,7 @@ def main() -> None:
     page = f"""# Speed
 
 {__doc__}
-{_machine(arguments.device)}, {FRAMES} frames, medians of {arguments.rounds} rounds; `make bench` makes this page.
+{_machine(arguments.device)}, {FRAMES} frames, {arguments.rounds} rounds; `make bench` makes this page.
 
 {table}"""
     print(table)
@@ -91,13 +94,15 @@ _HEADER = (
 )
 
 
-def _row(size: str, backend: str, seconds: dict[str, float], memory: dict[str, float]) -> str:
-    cost = (seconds["ours"] - seconds["plain"]) / seconds["floor"]
-    figures = " | ".join(f"{value:.3f} s" for value in seconds.values())
+def _row(size: str, backend: str, seconds: dict[str, list[float]], memory: dict[str, float]) -> str:
+    def quoted(value: Callable[[Callable[[list[float]], float]], float], unit: str = "") -> str:
+        return f"{value(statistics.median):.2f}{unit} ({value(min):.2f})"
+
+    figures = " | ".join(quoted(lambda of, name=name: of(seconds[name]), " s") for name in seconds)
+    cost = quoted(lambda of: (of(seconds["ours"]) - of(seconds["plain"])) / of(seconds["floor"]))
+    against = quoted(lambda of: of(seconds["ours"]) / of(seconds["diffusers"]))
     peaks = ", ".join(f"{memory[name] / 2**30:.2f}" for name in ("plain", "ours", "diffusers"))
-    return (
-        f"| {size} | {backend} | {figures} | {cost:.2f} | {seconds['ours'] / seconds['diffusers']:.2f} | {peaks} GiB |"
-    )
+    return f"| {size} | {backend} | {figures} | {cost} | {against} | {peaks} GiB |"
 
 
 def _floor(shape: Any, size: int, device: str, dtype: Any) -> Case:
@@ -145,8 +150,8 @@ def _override(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda _chosen, *args, **kwargs: function(*args, **kwargs)
 
 
-def _interleaved(cases: dict[str, Case], rounds: int, device: str) -> tuple[dict[str, float], dict[str, float]]:
-    """(median seconds, peak bytes above what was in use before) of each case; the first round warms up."""
+def _interleaved(cases: dict[str, Case], rounds: int, device: str) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """(seconds of every round, peak bytes above what was in use before) of each case; the first round warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     memory = dict.fromkeys(cases, 0.0)
     for round_index in range(rounds + 1):
@@ -159,7 +164,7 @@ def _interleaved(cases: dict[str, Case], rounds: int, device: str) -> tuple[dict
             memory[name] = max(memory[name], peak.bytes)
             if round_index:
                 seconds[name].append(elapsed)
-    return {name: statistics.median(values) for name, values in seconds.items()}, memory
+    return seconds, memory
 
 
 class _PeakMemory:
@@ -177,6 +182,8 @@ class _PeakMemory:
             torch.cuda.reset_peak_memory_stats()
             self._start = torch.cuda.memory_allocated()
             return self
+        if sys.platform == "linux":
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # else what an earlier case freed hides what this one takes
         process = psutil.Process()
         self._start, self._running = process.memory_info().rss, True
 

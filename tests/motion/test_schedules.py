@@ -69,9 +69,18 @@ def test_lcm_samples_on_its_distilled_steps(model, motion, choice, steps) -> Non
     torch.testing.assert_close(
         sampling.sigmas, diffusers_sigmas(betas)[999 - 1000 // steps * torch.arange(steps)].flip(0)
     )
-    # boundary condition of consistency models: at t = 0 the input itself is returned
-    one = torch.ones(1, 1, 1, 1)
-    assert sampling.calculate_denoised(sampling.sigmas[:1], one, one).abs() < 1.1
+    # LCM's boundary condition (arXiv:2310.04378): c_skip and c_out of the timestep, scaled by 10, sigma_data 0.5
+    x, eps, index = torch.full((1, 1, 1, 1), 3.0), torch.full((1, 1, 1, 1), 0.7), steps // 2
+    timestep, sigma = 10.0 * (index * (1000 // steps) + 1000 // steps - 1), sampling.sigmas[index]
+    skip, out = 0.25 / (timestep**2 + 0.25), timestep / (timestep**2 + 0.25) ** 0.5
+    torch.testing.assert_close(sampling.calculate_denoised(sigma.view(1), eps, x), out * (x - sigma * eps) + skip * x)
+
+
+def test_schedules_of_earlier_motion_models_leave_no_trace(model, motion) -> None:
+    for first in ("squaredcos_cap_v2", "lcm"):
+        chained = apply_motion_model(apply_motion_model(model, motion, beta_schedule=first), motion)
+        sigmas = chained.get_model_object("model_sampling").sigmas
+        torch.testing.assert_close(sigmas, diffusers_sigmas("linear"), rtol=2e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("choice", CHOICES)

@@ -71,6 +71,16 @@ def camera_lora(seed: int = 3, strength: float = 1.0) -> MotionLora:
     return MotionLora("camera", read_lora(state, FileKind.MOTION_LORA), strength)
 
 
+class _Recorder:
+    """What the host's WrapperExecutor gives a wrapper: the guider, and the call to go on with."""
+
+    def __init__(self, guider: comfy.samplers.CFGGuider) -> None:
+        self.class_obj = guider
+
+    def __call__(self, noise: torch.Tensor) -> torch.Tensor:
+        return noise
+
+
 class TestLeavesNoTrace:
     def test_strength_zero_is_the_plain_model_bit_for_bit(self, model, motion, plain) -> None:
         assert torch.equal(evaluate(apply_motion_model(model, motion, strength=0), X, CONTEXT), plain)
@@ -129,11 +139,22 @@ class TestHost:
     def test_motion_model_is_loaded_and_counted_by_the_host(self, model, motion) -> None:
         animated = apply_motion_model(model, motion)
         load(animated)
-        loaded = [entry.model.model for entry in comfy.model_management.current_loaded_models]
-        assert motion.patcher.model in loaded
-        assert animated.get_additional_models()[0].model_size() == comfy.model_management.module_size(
-            motion.patcher.model
-        )
+        loaded = [
+            entry for entry in comfy.model_management.current_loaded_models if entry.model.model is motion.patcher.model
+        ]
+        assert len(loaded) == 1
+        assert loaded[0].model_loaded_memory() == comfy.model_management.module_size(motion.patcher.model) > 10**7
+        comfy.model_management.unload_all_models()
+        assert motion.patcher.model.model_loaded_weight_memory == 0
+
+    def test_one_motion_model_applied_twice_is_loaded_once(self, model, motion) -> None:
+        twice = apply_motion_model(
+            apply_motion_model(model, motion, end_percent=0.5), motion, start_percent=0.5
+        ).clone()
+        comfy.model_management.unload_all_models()
+        load(twice)
+        modules = [entry.model.model for entry in comfy.model_management.current_loaded_models]
+        assert modules.count(motion.patcher.model) == 1
 
     def test_two_models_of_one_checkpoint_do_not_disturb_each_other(self, model, motion, other_motion) -> None:
         first, second = apply_motion_model(model, motion), apply_motion_model(model, other_motion)
@@ -259,6 +280,19 @@ class TestEvaluation:
         assert torch.equal(evaluate(first_half, X, CONTEXT, sigmas=early), always)
         assert torch.equal(evaluate(first_half, X, CONTEXT, sigmas=late), plain)
 
+    def test_step_ranges_follow_the_schedule_that_is_sampled(self, model, motion, other_motion) -> None:
+        """The later motion model brings its own schedule; the earlier one's range means percent of that one."""
+        splices = [
+            apply_motion_model(apply_motion_model(model, motion, **halves[0]), other_motion, **halves[1])
+            for halves in (
+                ({"end_percent": 0.5}, {"beta_schedule": "linear (AnimateDiff-SDXL)"}),
+                ({"end_percent": 0.5, "beta_schedule": "linear (AnimateDiff-SDXL)"}, {"beta_schedule": USE_EXISTING}),
+            )
+        ]
+        for sigma in torch.linspace(0.1, 20, 60):
+            active = [s.get_attachment(KEY).active({"sigmas": sigma.view(1)}) for s in splices]
+            assert len(active[0]) == len(active[1])
+
     def test_attention_override_of_the_host_is_used(self, model, motion) -> None:
         rows = []
 
@@ -329,8 +363,26 @@ class TestRefusals:
         flux = comfy.supported_models.Flux({**shape, **layers, **rest})
         flux.set_inference_dtype(torch.float32, None)
         patcher = comfy.model_patcher.ModelPatcher(flux.get_model({}), torch.device("cpu"), torch.device("cpu"))
-        with pytest.raises(ValueError, match="SD1.5 and SDXL UNets; this model is Flux"):
+        with pytest.raises(ValueError, match="SD1.5 and SDXL checkpoints; this model is Flux"):
             apply_motion_model(patcher, motion)
+
+    def test_sd2(self, motion) -> None:
+        config = unet_config("sd15", **TINY, context_dim=1024, use_linear_in_transformer=True, num_head_channels=64)
+        config.pop("num_heads")
+        with pytest.raises(ValueError, match="SD1.5 and SDXL checkpoints; this model is SD2"):
+            apply_motion_model(load_unet(unet_state(config)), motion)
+
+    def test_context_handlers_of_another_dimension_do_not_count_as_windows(self, model, motion) -> None:
+        from comfy.context_windows import ContextSchedules, IndexListContextHandler, get_matching_context_schedule
+
+        warnings: list[str] = []
+        animated = apply_motion_model(model, motion, warn=warnings.append)
+        schedule = get_matching_context_schedule(ContextSchedules.STATIC_STANDARD)
+        animated.model_options["context_handler"] = IndexListContextHandler(schedule, None, context_length=4, dim=2)
+        guider = comfy.samplers.CFGGuider(animated)
+        guider.model_options = animated.model_options
+        animated.get_attachment(KEY).check_clip(_Recorder(guider), torch.zeros(16, 4, 8, 8))
+        assert warnings == [""]
 
     def test_default_warning_goes_to_the_log(self, model, motion, caplog) -> None:
         splice = apply_motion_model(model, motion).get_attachment(KEY)

@@ -1,0 +1,161 @@
+"""Nodes that train: Video Dataset, Train Motion Module."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import comfy.utils
+import folder_paths
+from comfy_api.latest import io
+
+from ..motion.module import load_motion_model
+from ..trainers import host
+from ..trainers.config import MotionModuleConfig, make_config
+from ..trainers.dataset import encode_clips, find_videos
+from ..trainers.motion_module import train_motion_module
+from . import folders, types
+from .types import MotionDatasetSocket, MotionModelSocket
+
+
+class VideoDataset(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DiffDirectorVideoDataset",
+            display_name="Video Dataset",
+            category="DiffDirector/Training",
+            description="Videos to train on: one file or a folder below input/, with a caption or a .txt file beside each video.",
+            search_aliases=["training videos", "load videos", "motion dataset", "clips"],
+            inputs=[
+                io.String.Input(
+                    "source", default="videos", tooltip="A video or a folder of videos, below ComfyUI's input folder."
+                ),
+                io.String.Input(
+                    "caption",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="What the videos show. A .txt file of the same name beside a video is used instead.",
+                ),
+                io.Int.Input("frames", default=16, min=1, max=256, optional=True, tooltip="Frames of a clip."),
+                io.Int.Input(
+                    "frame_step",
+                    default=1,
+                    min=1,
+                    max=60,
+                    optional=True,
+                    tooltip="Take every n-th frame: 4 makes 16 frames span about 2 seconds of a 30 fps video.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=256,
+                    min=64,
+                    max=2048,
+                    step=8,
+                    optional=True,
+                    tooltip="Width in pixels to train at.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=256,
+                    min=64,
+                    max=2048,
+                    step=8,
+                    optional=True,
+                    tooltip="Height in pixels to train at.",
+                ),
+                MotionDatasetSocket.Input("chain", optional=True, tooltip="Another Video Dataset to train on as well."),
+            ],
+            outputs=[MotionDatasetSocket.Output(display_name="dataset", tooltip="Connect it to a training node.")],
+        )
+
+    @classmethod
+    def execute(cls, source, caption="", frames=16, frame_step=1, width=256, height=256, chain=None) -> io.NodeOutput:
+        path = folders.below_input(source)
+        videos = find_videos(path, caption, frames=frames, frame_step=frame_step, width=width, height=height)
+        return io.NodeOutput((*types.motion_dataset(chain), *videos))
+
+
+class TrainMotionModule(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DiffDirectorTrainMotionModule",
+            display_name="Train Motion Module",
+            category="DiffDirector/Training",
+            description="Trains a motion module on videos, from nothing or from a motion model. Cancel keeps what was learnt.",
+            search_aliases=["train animatediff", "finetune motion model", "motion training"],
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The SD1.5 checkpoint to train beside. It is not changed."),
+                io.Clip.Input("clip", tooltip="The checkpoint's text encoder."),
+                io.Vae.Input("vae", tooltip="The checkpoint's VAE."),
+                MotionDatasetSocket.Input("dataset", tooltip="From Video Dataset; all clips of the same size and length."),
+                io.String.Input(
+                    "name", default="my-motion-module", tooltip="Name of the file in models/animatediff_models."
+                ),
+                io.Int.Input("steps", default=1000, min=1, max=1000000, tooltip="Optimizer steps in total, earlier runs of this name included."),
+                MotionModelSocket.Input("motion_model", optional=True, tooltip="The motion model to start from. Without one a new one is made."),
+                io.Float.Input("learning_rate", default=1e-4, min=1e-7, max=1e-1, step=1e-6, optional=True, tooltip="How far each step goes."),
+                io.Int.Input("batch_size", default=1, min=1, max=64, optional=True, tooltip="Clips per step. More is steadier and takes more memory."),
+                io.String.Input(
+                    "trainable",
+                    default="motion_modules.",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Only weights whose name contains one of these words (separated by commas) are trained.",
+                ),
+                io.Float.Input(
+                    "image_fraction",
+                    default=0.0,
+                    min=0.0,
+                    max=0.9,
+                    step=0.05,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Share of steps on single pictures, so that the module learns to leave pictures alone.",
+                ),
+                io.Float.Input(
+                    "ema_decay",
+                    default=0.0,
+                    min=0.0,
+                    max=0.9999,
+                    step=0.0001,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Save a moving average of the weights instead of the last ones; 0.999 is common, 0 is off.",
+                ),
+                io.Int.Input("save_every", default=500, min=0, max=100000, optional=True, advanced=True, tooltip="Steps between saves; 0: only at the end."),
+                io.Int.Input("seed", default=0, min=0, max=2**31, optional=True, tooltip="The same seed gives the same training."),
+                io.Boolean.Input("resume", default=True, optional=True, tooltip="Go on from an earlier run of the same name."),
+            ],
+            outputs=[
+                MotionModelSocket.Output(display_name="motion_model", tooltip="The trained motion model."),
+                io.String.Output(display_name="path", tooltip="Where it was saved."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model, clip, vae, dataset, motion_model=None, resume=True, trainable="motion_modules.", **settings
+    ) -> io.NodeOutput:
+        parts = tuple(part.strip() for part in trainable.split(",") if part.strip())
+        config = make_config(MotionModuleConfig, settings | {"trainable": parts})
+        start_from = None if motion_model is None else types.motion_model(motion_model)
+        sources = types.motion_dataset(dataset)
+        encoding = comfy.utils.ProgressBar(len(sources))
+        cache = Path(folder_paths.get_user_directory()) / "diffdirector" / "latents"
+        clips = encode_clips(sources, host.encoder(model, vae, clip), cache, encoding.update_absolute)
+        progress = comfy.utils.ProgressBar(config.steps)
+        path = train_motion_module(
+            model,
+            clips,
+            config,
+            Path(folders.first_path(folders.MOTION_MODELS)),
+            start_from=start_from,
+            resume=resume,
+            on_step=lambda report: progress.update_absolute(report.step, config.steps),
+        )
+        logging.info("DiffDirector: saved %s", path)
+        return io.NodeOutput(load_motion_model(str(path)), str(path))

@@ -1,0 +1,159 @@
+"""The motion-module trainer on a small real UNet: it learns, resumes bit for bit, and writes files that others read."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from diffdirector.motion.module import load_motion_model, motion_model_from_state
+from diffdirector.motion.splice import apply_motion_model
+from diffdirector.tests.host.checkpoints import tiny_motion_config
+from diffdirector.tests.host.evaluate import evaluate, randn, relative_error
+from diffdirector.tests.host.oracle import oracle_unet
+from diffdirector.tests.host.provision import ROOT
+from diffdirector.tests.host.weights import TINY, load_unet, motion_state, unet_config, unet_state
+from diffdirector.trainers import host
+from diffdirector.trainers.checkpoint import load_state
+from diffdirector.trainers.config import ConfigError, MotionModuleConfig
+from diffdirector.trainers.dataset import LatentClips
+from diffdirector.trainers.motion_module import MotionModuleTraining, train_motion_module
+
+FRAMES = 4
+
+
+def small_model():
+    return load_unet(unet_state(unet_config("sd15", **TINY)))
+
+
+def drifting_clips(count: int = 4) -> LatentClips:
+    """Latents of one pattern each that shifts by one cell per frame: something to learn."""
+    pictures = randn(count, 4, 8, 8, seed=5)
+    latents = torch.stack([torch.roll(pictures, frame, dims=-1) for frame in range(FRAMES)], dim=1)
+    return LatentClips(latents, randn(2, 8, 768, seed=6), torch.zeros(count, dtype=torch.long))
+
+
+def config(**changes) -> MotionModuleConfig:
+    settings = {"name": "drift", "steps": 20, "batch_size": 2, "learning_rate": 1e-3, "save_every": 5, "max_frames": 8}
+    return MotionModuleConfig(**(settings | changes))
+
+
+def test_twenty_steps_lower_a_fixed_validation_loss(tmp_path: Path) -> None:
+    with host.training():
+        training = MotionModuleTraining(small_model(), drifting_clips(), config())
+        before = training.validation_loss()
+        assert training.validation_loss() == before
+        training.run(tmp_path, True, lambda report: None)
+        assert training.validation_loss() < 0.9 * before
+
+
+def test_untrained_module_moves_nothing_and_the_checkpoint_stays_as_it_is(tmp_path: Path) -> None:
+    model = small_model()
+    x, context = randn(FRAMES, 4, 8, 8), randn(1, 8, 768, seed=1)
+    plain = evaluate(model, x, context)
+    unet = model.model.diffusion_model
+    before = {key: value.clone() for key, value in unet.state_dict().items()}
+    with host.training():
+        fresh = MotionModuleTraining(model, drifting_clips(), config()).handle
+    assert torch.equal(evaluate(apply_motion_model(model, fresh), x, context), plain)
+    train_motion_module(model, drifting_clips(), config(steps=2), tmp_path)
+    assert all(torch.equal(value, before[key]) for key, value in unet.state_dict().items())
+    assert torch.equal(evaluate(model, x, context), plain)
+
+
+def test_only_the_chosen_weights_are_trained(tmp_path: Path) -> None:
+    start = motion_model_from_state(motion_state(tiny_motion_config()), "start")
+    chosen = config(steps=2, trainable=("attention_blocks.0.to_q",))
+    path = train_motion_module(small_model(), drifting_clips(), chosen, tmp_path, start_from=start)
+    trained, original = load_file(path), motion_state(tiny_motion_config())
+    changed = {key for key, value in trained.items() if not torch.equal(value, original[key].to(value.dtype))}
+    assert changed == {key for key in original if "attention_blocks.0.to_q" in key}
+
+
+def test_interrupted_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    class Cancel(Exception):
+        pass
+
+    def cancel(report) -> None:
+        if report.step == 7:
+            raise Cancel
+
+    settings = config(steps=12, ema_decay=0.9, warmup_steps=3, lr_schedule="cosine", image_fraction=0.3, accumulate=2)
+    whole = load_file(train_motion_module(small_model(), drifting_clips(), settings, tmp_path / "whole"))
+    with pytest.raises(Cancel):
+        train_motion_module(small_model(), drifting_clips(), settings, tmp_path / "parts", on_step=cancel)
+    assert load_state(tmp_path / "parts" / "drift.training")["step"] == 7
+    assert (tmp_path / "parts" / "drift.safetensors").exists()
+    resumed = load_file(train_motion_module(small_model(), drifting_clips(), settings, tmp_path / "parts"))
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+
+
+_KILLED = """
+import os, signal, sys
+sys.path.insert(0, {helpers!r})
+from as_package import load_package
+load_package()
+from diffdirector.tests.host.inprocess import boot
+boot(["--cpu"])
+from pathlib import Path
+from diffdirector.tests.trainers.test_motion_module import config, drifting_clips, small_model
+from diffdirector.trainers.motion_module import train_motion_module
+def kill(report):
+    if report.step == 8:
+        os.kill(os.getpid(), signal.SIGKILL)
+train_motion_module(small_model(), drifting_clips(), config(steps=10), Path({folder!r}), on_step=kill)
+"""
+
+
+def test_kill_9_loses_only_the_steps_since_the_last_save(tmp_path: Path) -> None:
+    whole = load_file(train_motion_module(small_model(), drifting_clips(), config(steps=10), tmp_path / "whole"))
+    script = _KILLED.format(helpers=str(ROOT / "tests" / "host"), folder=str(tmp_path / "killed"))
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    assert load_state(tmp_path / "killed" / "drift.training")["step"] == 5
+    resumed = load_file(train_motion_module(small_model(), drifting_clips(), config(steps=10), tmp_path / "killed"))
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+
+
+def test_saved_module_gives_the_same_prediction_in_diffusers(tmp_path: Path) -> None:
+    model, unet, shape = small_model(), unet_state(unet_config("sd15", **TINY)), unet_config("sd15", **TINY)
+    path = train_motion_module(model, drifting_clips(), config(steps=5), tmp_path)
+    x, context = randn(FRAMES, 4, 8, 8), randn(1, 8, 768, seed=1)
+    animated = apply_motion_model(model, load_motion_model(str(path)))
+    state = {key: value.float() for key, value in load_file(path).items()}
+    theirs = oracle_unet(shape, unet, state)
+    expected = theirs(x.unsqueeze(0).transpose(1, 2), 500, context.expand(FRAMES, -1, -1)).sample[0].transpose(0, 1)
+    assert relative_error(evaluate(animated, x, context), expected) < 1e-5
+    assert relative_error(evaluate(model, x, context), expected) > 1e-3
+    with safe_open(path, "pt") as file:
+        assert file.metadata()["trained_steps"] == "5"
+
+
+def test_resuming_another_run_is_refused(tmp_path: Path) -> None:
+    train_motion_module(small_model(), drifting_clips(), config(steps=1), tmp_path)
+    with pytest.raises(ConfigError, match="seed 1 and .* found seed 0"):
+        train_motion_module(small_model(), drifting_clips(), config(steps=2, seed=1), tmp_path)
+    train_motion_module(small_model(), drifting_clips(), config(steps=1, seed=1), tmp_path, resume=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "../x"}, "name: expected a file name without folders"),
+        ({"steps": 0}, "steps: expected at least 1, found 0"),
+        ({"learning_rate": 0.0}, "learning_rate: expected more than 0"),
+        ({"lr_schedule": "step"}, 'lr_schedule: expected "constant" or "cosine"'),
+        ({"image_fraction": 1.0}, "image_fraction: expected from 0 to below 1"),
+        ({"trainable": ()}, "trainable: expected at least one"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(changes, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(**changes)

@@ -1,0 +1,1 @@
+"""Training: config, dataset, objectives, loop and checkpoints, and one recipe per stage."""

@@ -1,0 +1,98 @@
+"""What a training run is told, from a node or from a TOML file. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+Config = TypeVar("Config", bound="TrainConfig")
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be; the message names it, what was expected and what was found."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What every recipe has in common.
+
+    batch_size counts clips; accumulate batches make one optimizer step. warmup_steps: the learning rate rises over them
+    from zero; lr_schedule then keeps it ("constant") or lowers it to zero ("cosine"). min_snr_gamma: 0 is off
+    (arXiv:2303.09556). ema_decay: 0 is off; the averaged weights are what is saved. save_every: 0 only at the end.
+    """
+
+    name: str
+    steps: int = 1000
+    batch_size: int = 1
+    accumulate: int = 1
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-2
+    warmup_steps: int = 0
+    lr_schedule: str = "constant"
+    max_grad_norm: float = 1.0
+    min_snr_gamma: float = 0.0
+    caption_dropout: float = 0.1
+    ema_decay: float = 0.0
+    save_every: int = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check(
+            bool(self.name) and not set(self.name) & set('/\\:*?"<>|'), "name", "a file name without folders", self.name
+        )
+        for key in ("steps", "batch_size", "accumulate"):
+            _check(getattr(self, key) >= 1, key, "at least 1", getattr(self, key))
+        for key in ("learning_rate", "max_grad_norm"):
+            _check(getattr(self, key) > 0, key, "more than 0", getattr(self, key))
+        for key in ("caption_dropout", "ema_decay"):
+            _check(0 <= getattr(self, key) < 1, key, "from 0 to below 1", getattr(self, key))
+        _check(self.lr_schedule in ("constant", "cosine"), "lr_schedule", '"constant" or "cosine"', self.lr_schedule)
+
+
+@dataclass(frozen=True)
+class MotionModuleConfig(TrainConfig):
+    """Stage 2 of AnimateDiff (arXiv:2307.04725, section 4.2).
+
+    trainable: the weights to train are those whose name contains one of these ("motion_modules." is all of them;
+    "to_q" only the queries). image_fraction: share of batches that are single pictures, so that the module learns to
+    leave a picture alone. timestep_bias: 0 draws timesteps evenly, more prefers noisy ones, where the order of frames is
+    decided. max_frames: length of a new module's positional encoding.
+    """
+
+    trainable: tuple[str, ...] = ("motion_modules.",)
+    image_fraction: float = 0.0
+    timestep_bias: float = 0.0
+    max_frames: int = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(0 <= self.image_fraction < 1, "image_fraction", "from 0 to below 1", self.image_fraction)
+        _check(bool(self.trainable), "trainable", "at least one part of a weight's name", self.trainable)
+
+
+def make_config(kind: type[Config], settings: Mapping[str, Any]) -> Config:
+    """kind(**settings) with a message that lists the known names for one that is not. Lists become tuples."""
+    known = [field.name for field in fields(kind)]
+    for key in settings:
+        _check(key in known, key, f"one of {', '.join(known)}", key)
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a recipe file. Raises ConfigError with line and column for a syntax error."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path.name}: {error}") from None
+
+
+def _check(right: bool, key: str, expected: str, found: object) -> None:
+    if not right:
+        raise ConfigError(f"{key}: expected {expected}, found {found!r}")
