@@ -16,10 +16,10 @@ from diffdirector.tests.host.prompts import animation
 from diffdirector.tests.host.provision import NEWEST, provision
 from diffdirector.tests.host.server import PromptFailed, Server
 from diffdirector.tests.host.workflow import load_workflow, to_prompt
+from diffdirector.tests.test_nodes import CONTRACT
 
 pytestmark = pytest.mark.slow
 FRAMES = 16
-NODES = ("LoadMotionModel", "ApplyMotionModel", "MotionLora", "DomainAdapter", "VideoDataset", "TrainMotionModule")
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +50,7 @@ def test_host_is_the_version_that_was_asked_for(server: Server, host_version: st
 def test_every_node_is_registered_with_its_inputs(server: Server) -> None:
     info = server.get("/object_info")
     ours = {name for name in info if name.startswith("DiffDirector")}
-    assert ours == {
-        f"DiffDirector{name}" for name in ("LoadMotionModel", "ApplyMotionModel", "MotionLora", "DomainAdapter")
-    }
+    assert ours == set(CONTRACT)
     assert info["DiffDirectorLoadMotionModel"]["input"]["required"]["motion_model_name"][1]["options"] == [MOTION_MODEL]
     assert "Error while calling comfy_entrypoint" not in server.log.read_text()
 

@@ -28,7 +28,7 @@ from diffdirector.motion.splice import (
 from diffdirector.tests.host import loras
 from diffdirector.tests.host.checkpoints import tiny_motion_config
 from diffdirector.tests.host.evaluate import evaluate, load, randn, relative_error
-from diffdirector.tests.host.oracle import diffusers_motion_key
+from diffdirector.tests.host.oracle import diffusers_motion_key, oracle_unet
 from diffdirector.tests.host.weights import (
     TINY,
     load_unet,
@@ -303,6 +303,41 @@ class TestEvaluation:
         animated = apply_motion_model(model, motion)
         evaluate(animated, X, CONTEXT, optimized_attention_override=override)
         assert (64, FRAMES, 320) in [tuple(shape) for shape in rows]
+
+
+class TestOtherKindsAgreeWithTheOracle:
+    """Kinds that share the architecture, on the small UNet; v1, v2, v3 and SDXL-beta do so at full size."""
+
+    def agrees(self, model, state: dict, motion: dict, across_frames: int = 0) -> None:
+        config = unet_config("sd15", **TINY)
+        theirs = oracle_unet(config, unet_state(config), motion, across_frames)
+        video, context = X.unsqueeze(0).transpose(1, 2), CONTEXT.expand(FRAMES, -1, -1)
+        expected = theirs(video, 500, context).sample[0].transpose(0, 1)
+        animated = apply_motion_model(model, motion_model_from_state(state, "file"))
+        assert relative_error(evaluate(animated, X, CONTEXT), expected) < 1e-5
+
+    def test_animatelcm_without_a_stored_encoding(self, model) -> None:
+        motion = motion_state(motion_config(Version.LCM, channels=(320, 320), modules=1))
+        self.agrees(model, {key: value for key, value in motion.items() if not key.endswith(".pe")}, motion)
+
+    def test_hotshot_in_its_own_naming(self, model) -> None:
+        motion = motion_state(motion_config(Version.HOTSHOT, channels=(320, 320), modules=1))
+        renamed = {
+            key.replace("motion_modules", "temporal_attentions")
+            .replace("temporal_transformer.", "")
+            .replace("pos_encoder.pe", "pos_encoder.positional_encoding"): value
+            for key, value in motion.items()
+        }
+        self.agrees(model, renamed, motion, across_frames=FRAMES)
+
+    def test_down_blocks_only(self, model) -> None:
+        motion = motion_state(tiny_motion_config())
+        down = {key: value for key, value in motion.items() if key.startswith("down_blocks.")}
+        silent = {
+            key: torch.zeros_like(value) if ".proj_out." in key and key not in down else value
+            for key, value in motion.items()
+        }
+        self.agrees(model, down, silent)
 
 
 class TestRefusals:
