@@ -144,10 +144,14 @@ def _peft_config(metadata: Mapping[str, str]) -> dict[str, Any]:
     return of_unet or {key: value for key, value in config.items() if "." not in key}
 
 
+def _is_plain(pattern: str) -> bool:
+    return _PLAIN_PATTERN.fullmatch(pattern) is not None and pattern.count("*") <= 3
+
+
 def _peft_alpha(config: Mapping[str, Any], layer: str, rank: int) -> float | None:
     """alpha of a layer, its pattern and rank-stabilised scale (arXiv:2312.03732) as PEFT applies them; None: alpha is rank."""
     patterns = config.get("alpha_pattern") or {}
-    if not isinstance(patterns, dict) or not all(_PLAIN_PATTERN.fullmatch(key) for key in patterns):
+    if not isinstance(patterns, dict) or not all(_is_plain(key) for key in patterns):
         raise LoraFormatError(
             f"alpha_pattern: expected layer names with . and .* only, found {list(patterns)[:3]}. {_NOT_READ}"
         )

@@ -1,16 +1,10 @@
-"""What a training run is told, from a node or from a TOML file. Pure."""
+"""What a training run is told. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, TypeVar
-
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib
 
 Config = TypeVar("Config", bound="TrainConfig")
 
@@ -83,14 +77,6 @@ def make_config(kind: type[Config], settings: Mapping[str, Any]) -> Config:
     for key in settings:
         _check(key in known, key, f"one of {', '.join(known)}", key)
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a recipe file. Raises ConfigError with line and column for a syntax error."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path.name}: {error}") from None
 
 
 def _check(right: bool, key: str, expected: str, found: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -415,3 +416,20 @@ def test_the_domain_adapter_adds_to_the_image_unet_and_comes_off() -> None:
     assert apply_domain_adapter(model, "adapter", adapter, 0.0) is model
     bare = patched(model)
     assert [name for name in state if not torch.equal(bare[f"diffusion_model.{name}"], state[name])] == []
+
+
+@pytest.mark.parametrize("pattern", ["([a-z0-9_.]+)+!", "(", ".*" * 30 + "!", "[a"])
+def test_a_pattern_that_could_hang_the_host_is_refused(pattern: str) -> None:
+    state = {f"{TARGET}.lora_{part}.weight": torch.zeros(4, 4) for part in "AB"}
+    metadata = {"lora_adapter_metadata": json.dumps({"lora_alpha": 4, "alpha_pattern": {pattern: 2}})}
+    with pytest.raises(LoraFormatError, match="alpha_pattern: expected layer names"):
+        read_lora(state, FileKind.MOTION_LORA, metadata)
+
+
+def test_two_adapters_in_one_file_are_refused() -> None:
+    state = {f"{TARGET}.lora_{part}.{name}.weight": torch.zeros(4, 4) for part in "AB" for name in ("one", "two")}
+    with pytest.raises(LoraFormatError, match="is in the file twice"):
+        read_lora(state, FileKind.MOTION_LORA)
+
+
+TARGET = "down_blocks.0.motion_modules.0.transformer_blocks.0.attn1.to_q"
