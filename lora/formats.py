@@ -58,6 +58,12 @@ _MOTION_NAMES = (
     (re.compile(r"_temporal_transformer(?=_)"), ""),
     (re.compile(r"_attn(\d)_"), lambda match: f"_attention_blocks_{int(match[1]) - 1}_"),
 )
+_WRITTEN = (
+    (re.compile(r"\.(to_[qkv])$"), r".processor.\1"),
+    (re.compile(r"\.to_out\.0$"), ".processor.to_out"),
+    (re.compile(r"(motion_modules.*\.ff\.net)\.0\.proj$"), r"\1.0.processor.proj"),
+    (re.compile(r"(motion_modules.*\.ff\.net)\.2$"), r"\1.processor.2"),
+)
 
 
 def layer_name(key: str) -> str:
@@ -115,6 +121,24 @@ def read_lora(
             found["up"], found["down"], float(found["alpha"]) if "alpha" in found else alphas[name]
         )
     return layers
+
+
+def lora_state(layers: Mapping[str, LoraLayer]) -> dict[str, Tensor]:
+    """Keys as the original, ExponentialML's MotionDirector and kijai's write them; read_lora and AnimateDiff-Evolved read
+    them, and the host the spatial ones. layers: by a layer's path in diffusers' UNet or the original's motion module.
+
+    There is no key for alpha in it: raises LoraFormatError for a layer whose alpha is not its rank.
+    """
+    state = {}
+    for path, layer in layers.items():
+        if layer.alpha not in (None, layer.rank):
+            raise LoraFormatError(
+                f"{path}: expected alpha folded into up, found alpha {layer.alpha}, rank {layer.rank}"
+            )
+        for pattern, replacement in _WRITTEN:
+            path = pattern.sub(replacement, path)
+        state |= {f"{path}_lora.up.weight": layer.up, f"{path}_lora.down.weight": layer.down}
+    return state
 
 
 def check_shape(name: str, layer: LoraLayer, weight_shape: torch.Size) -> None:

@@ -209,7 +209,7 @@ def apply_motion_model(
     result = model.clone()
     schedule = schedule_for(beta_schedule, handle.config)
     if schedule is not None:
-        _set_schedule(result, schedule)
+        set_schedule(result, schedule)
 
     previous: MotionSplice | None = result.get_attachment(KEY)
     earlier = previous.motions if previous else ()
@@ -325,7 +325,7 @@ def _resblock_norms(unet: Any) -> list[nn.Module]:
     return [norm for block in blocks for norm in (block.in_layers[0], block.out_layers[0])] + [unet.out[0]]
 
 
-def _set_schedule(model: ModelPatcher, schedule: BetaSchedule) -> None:
+def set_schedule(model: ModelPatcher, schedule: BetaSchedule) -> None:
     """Give model the noise schedule; its prediction type (eps, v, an LCM node's) stays what it is."""
     current = model.get_model_object("model_sampling")
     if not isinstance(current, comfy.model_sampling.ModelSamplingDiscrete) or isinstance(

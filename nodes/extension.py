@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import folders, loaders, motion, training
+from . import folders, loaders, motion, motion_director, training
 
 
 class DiffDirectorExtension(ComfyExtension):
@@ -19,4 +19,5 @@ class DiffDirectorExtension(ComfyExtension):
             motion.DomainAdapter,
             training.VideoDataset,
             training.TrainMotionModule,
+            motion_director.TrainMotionDirector,
         ]

@@ -11,7 +11,7 @@ from comfy_api.latest import io
 
 from ..motion.module import load_motion_model
 from ..trainers import host
-from ..trainers.config import MotionModuleConfig, make_config
+from ..trainers.config import PRECISIONS, MotionModuleConfig, make_config
 from ..trainers.dataset import encode_clips, find_videos
 from ..trainers.motion_module import train_motion_module
 from . import folders, types
@@ -126,6 +126,14 @@ class TrainMotionModule(io.ComfyNode):
                     advanced=True,
                     tooltip="Save a moving average of the weights instead of the last ones; 0.999 is common, 0 is off.",
                 ),
+                io.Combo.Input(
+                    "precision",
+                    options=list(PRECISIONS),
+                    default="auto",
+                    optional=True,
+                    advanced=True,
+                    tooltip="What layers compute in; weights are kept in float32. auto is bfloat16 where the device is good at it.",
+                ),
                 io.Int.Input("save_every", default=500, min=0, max=100000, optional=True, advanced=True, tooltip="Steps between saves; 0: only at the end."),
                 io.Int.Input("seed", default=0, min=0, max=2**31, optional=True, tooltip="The same seed gives the same training."),
                 io.Boolean.Input("resume", default=True, optional=True, tooltip="Go on from an earlier run of the same name."),
@@ -145,7 +153,7 @@ class TrainMotionModule(io.ComfyNode):
         start_from = None if motion_model is None else types.motion_model(motion_model)
         sources = types.motion_dataset(dataset)
         encoding = comfy.utils.ProgressBar(len(sources))
-        cache = Path(folder_paths.get_user_directory()) / "diffdirector" / "latents"
+        cache = Path(folder_paths.get_user_directory()) / "diffdirector"
         clips = encode_clips(sources, host.encoder(model, vae, clip), cache, encoding.update_absolute)
         progress = comfy.utils.ProgressBar(config.steps)
         path = train_motion_module(

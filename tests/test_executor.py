@@ -187,6 +187,31 @@ def test_clip_longer_than_the_encoding_runs_in_the_hosts_context_windows(executo
         executor.run(prompt)
 
 
+def test_training_motion_director_and_using_it_in_the_same_graph(executor, base) -> None:
+    write_dataset(base / "input" / "filmed", seed=4, n=1, frames=8)
+    plain = frames(executor, base, animation(steps=1))
+    prompt = animation(steps=1, motion_lora=["train", 0])
+    prompt["clips"] = node("DiffDirectorVideoDataset", source="filmed", frames=8, width=64, height=64)
+    prompt["train"] = node(
+        "DiffDirectorTrainMotionDirector", model=["checkpoint", 0], clip=["checkpoint", 1], vae=["checkpoint", 2],
+        motion_model=["motion", 0], dataset=["clips", 0], name="filmed", steps=3, rank=4, learning_rate=1e-2, save_every=1,
+    )  # fmt: skip
+    prompt["looks"] = node(
+        "LoraModelLoader", model=["checkpoint", 0], lora=["train", 1], strength_model=1.0, bypass=False
+    )
+    prompt["chart"] = node("LossGraphNode", loss=["train", 2], filename_prefix="loss")
+    prompt["apply"]["inputs"]["model"] = ["looks", 0]
+    trained = frames(executor, base, prompt)
+    assert np.abs(trained.astype(int) - plain).mean() > 0.5
+    again = animation(steps=1, motion_lora=["lora", 0])
+    again["lora"] = node("DiffDirectorMotionLora", lora_name="filmed.safetensors", strength=1.0)
+    again["looks"] = node(
+        "LoraLoaderModelOnly", model=["checkpoint", 0], lora_name="filmed-spatial.safetensors", strength_model=1.0
+    )
+    again["apply"]["inputs"]["model"] = ["looks", 0]
+    assert np.abs(frames(executor, base, again).astype(int) - trained).max() <= 1
+
+
 def test_training_a_motion_module_from_videos(executor, base) -> None:
     """mp4 files -> dataset -> two steps -> a motion model that animates, and its file in the folder."""
     write_dataset(base / "input" / "clips", seed=3, n=3, frames=8)
@@ -197,10 +222,12 @@ def test_training_a_motion_module_from_videos(executor, base) -> None:
         dataset=["clips", 0], name="trained", steps=2, learning_rate=1e-3,
     )  # fmt: skip
     prompt["apply"]["inputs"]["motion_model"] = ["train", 0]
+    cache = base / "user" / "diffdirector" / "latents"
+    cached = set(cache.glob("*"))
     trained = frames(executor, base, prompt)
     assert trained.shape == (8, 64, 64, 3)
     assert (base / "models" / "animatediff_models" / "trained.safetensors").exists()
-    assert len(list((base / "user" / "diffdirector" / "latents").glob("*.safetensors"))) == 3
+    assert len(set(cache.glob("*.safetensors")) - cached) == 3
     prompt["clips"]["inputs"]["source"] = "../models"
     with pytest.raises(RuntimeError, match="which leads out of it"):
         executor.run(prompt)

@@ -14,7 +14,9 @@ MAY_IMPORT_HOST = {
     "motion/module.py",
     "motion/splice.py",
     "lora/patches.py",
+    "trainers/denoiser.py",
     "trainers/host.py",
+    "trainers/motion_director.py",
     "trainers/motion_module.py",
 }
 FILES = sorted(path.relative_to(ROOT).as_posix() for layer in LAYERS for path in (ROOT / layer).glob("**/*.py"))

@@ -27,6 +27,10 @@ CONTRACT = {
         ["model", "clip", "vae", "dataset", "name", "steps", "motion_model"],
         ["MOTION_MODEL", "STRING"],
     ),
+    "DiffDirectorTrainMotionDirector": (
+        ["model", "clip", "vae", "motion_model", "dataset", "name", "steps"],
+        ["MOTION_LORA", "LORA_MODEL", "LOSS_MAP", "STRING"],
+    ),
 }
 LOCALES = ["en", "zh"]
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
+PRECISIONS = ("auto", "float32", "bfloat16")
+
 Config = TypeVar("Config", bound="TrainConfig")
 
 
@@ -19,7 +21,10 @@ class TrainConfig:
 
     batch_size counts clips; accumulate batches make one optimizer step. warmup_steps: the learning rate rises over them
     from zero; lr_schedule then keeps it ("constant") or lowers it to zero ("cosine"). min_snr_gamma: 0 is off
-    (arXiv:2303.09556). ema_decay: 0 is off; the averaged weights are what is saved. save_every: 0 only at the end.
+    (arXiv:2303.09556). truncated_snr_cap: 0 is off; weighs noisy samples up to so much more (arXiv:2202.00512).
+    timestep_bias: 0 draws timesteps evenly, more prefers noisy ones, where the order of frames is decided. ema_decay: 0
+    is off; the averaged weights are what is saved. precision: what layers compute in ("float32", "bfloat16", or "auto":
+    bfloat16 where the device is good at it); weights are kept and updated in float32. save_every: 0 only at the end.
     """
 
     name: str
@@ -32,8 +37,11 @@ class TrainConfig:
     lr_schedule: str = "constant"
     max_grad_norm: float = 1.0
     min_snr_gamma: float = 0.0
+    truncated_snr_cap: float = 0.0
+    timestep_bias: float = 0.0
     caption_dropout: float = 0.1
     ema_decay: float = 0.0
+    precision: str = "auto"
     save_every: int = 500
     seed: int = 0
 
@@ -47,6 +55,7 @@ class TrainConfig:
             _check(getattr(self, key) > 0, key, "more than 0", getattr(self, key))
         for key in ("caption_dropout", "ema_decay"):
             _check(0 <= getattr(self, key) < 1, key, "from 0 to below 1", getattr(self, key))
+        _check(self.precision in PRECISIONS, "precision", " or ".join(map(repr, PRECISIONS)), self.precision)
         _check(self.lr_schedule in ("constant", "cosine"), "lr_schedule", '"constant" or "cosine"', self.lr_schedule)
 
 
@@ -56,13 +65,11 @@ class MotionModuleConfig(TrainConfig):
 
     trainable: the weights to train are those whose name contains one of these ("motion_modules." is all of them;
     "to_q" only the queries). image_fraction: share of batches that are single pictures, so that the module learns to
-    leave a picture alone. timestep_bias: 0 draws timesteps evenly, more prefers noisy ones, where the order of frames is
-    decided. max_frames: length of a new module's positional encoding.
+    leave a picture alone. max_frames: length of a new module's positional encoding.
     """
 
     trainable: tuple[str, ...] = ("motion_modules.",)
     image_fraction: float = 0.0
-    timestep_bias: float = 0.0
     max_frames: int = 32
 
     def __post_init__(self) -> None:
@@ -71,12 +78,48 @@ class MotionModuleConfig(TrainConfig):
         _check(bool(self.trainable), "trainable", "at least one part of a weight's name", self.trainable)
 
 
+@dataclass(frozen=True)
+class MotionDirectorConfig(TrainConfig):
+    """MotionDirector (arXiv:2310.08465). learning_rate is the temporal LoRA's.
+
+    alpha: 0 is the rank. targets: layers whose name ends in one of these. spatial_probability: share of steps that have
+    a spatial path. debias: weight of a clip's anchor frame in the appearance-debiased loss; 0 is the plain loss.
+    gradient_checkpointing: half the memory or less for a third more time.
+    """
+
+    learning_rate: float = 5e-4
+    spatial_learning_rate: float = 1e-4
+    rank: int = 64
+    alpha: float = 0.0
+    dropout: float = 0.0
+    spatial_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in")
+    temporal_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
+    spatial_probability: float = 0.8
+    debias: float = 1.0
+    gradient_checkpointing: bool = True
+    steps: int = 300
+    caption_dropout: float = 0.0
+    save_every: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self.rank >= 1, "rank", "at least 1", self.rank)
+        _check(self.alpha >= 0, "alpha", "0 (the rank) or more", self.alpha)
+        _check(0 <= self.dropout < 1, "dropout", "from 0 to below 1", self.dropout)
+        _check(0 <= self.spatial_probability <= 1, "spatial_probability", "from 0 to 1", self.spatial_probability)
+        _check(self.debias >= 0, "debias", "0 or more", self.debias)
+        _check(self.spatial_learning_rate > 0, "spatial_learning_rate", "more than 0", self.spatial_learning_rate)
+
+
 def make_config(kind: type[Config], settings: Mapping[str, Any]) -> Config:
     """kind(**settings) with a message that lists the known names for one that is not. Lists become tuples."""
     known = [field.name for field in fields(kind)]
     for key in settings:
         _check(key in known, key, f"one of {', '.join(known)}", key)
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()
+    }
+    return kind(**values)
 
 
 def _check(right: bool, key: str, expected: str, found: object) -> None:

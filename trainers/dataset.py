@@ -10,11 +10,13 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import av
 import torch
 import torch.nn.functional as F
+from av.error import FFmpegError
 from safetensors.torch import load_file
 from torch import Generator, Tensor
 
@@ -47,19 +49,20 @@ class VideoSource:
         """Identifies content and settings: a file that changes is encoded anew."""
         content = hashlib.sha256(self.path.read_bytes()).hexdigest()
         settings = replace(self, path=Path(), caption="")
-        return hashlib.sha256(f"{content} {settings}".encode()).hexdigest()
+        return _digest(f"{content} {settings}")
 
 
 @dataclass(frozen=True)
 class Encoder:
     """pixels [f, 3, h, w] in [0, 1] -> latents as the UNet takes them [f, c, h/8, w/8]; captions -> [n, tokens, dim].
 
-    key: changes when the VAE or the text encoder does.
+    key, text_key: change when the VAE, or the text encoder, gives something else.
     """
 
     latents: Callable[[Tensor], Tensor]
     text: Callable[[str], Tensor]
     key: str
+    text_key: str
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def read_clip(source: VideoSource) -> Tensor:
                     pictures.append(torch.from_numpy(frame.to_ndarray(format="rgb24")))
                 if len(pictures) == len(wanted):
                     break
-    except (av.FFmpegError, IndexError) as error:
+    except (FFmpegError, IndexError) as error:
         raise DatasetError(f"{source.path.name} cannot be decoded: {error}") from None
     if len(pictures) < len(wanted):
         raise DatasetError(
@@ -119,19 +122,17 @@ def read_clip(source: VideoSource) -> Tensor:
 
 
 def encode_clips(
-    sources: Sequence[VideoSource], encoder: Encoder, cache: Path, on_clip: Callable[[int, int], None]
+    sources: Sequence[VideoSource], encoder: Encoder, cache: Path, on_clip: Callable[[int, int], object]
 ) -> LatentClips:
     """Latents and text of every readable source; what cannot be read is logged with its reason and left out.
 
-    on_clip(done, total) is called after each. Raises DatasetError when nothing is left.
+    cache: the folder in which both are kept. on_clip(done, total) is called after each video. Raises DatasetError when nothing is left.
     """
     latents, captions, reasons = [], [], []
     for index, source in enumerate(sources):
-        path = cache / f"{source.key()}-{encoder.key}.safetensors"
+        path = cache / "latents" / f"{source.key()}-{encoder.key}.safetensors"
         try:
-            if not path.exists():
-                save_tensors(path, {"latents": encoder.latents(read_clip(source))}, {"source": source.path.name})
-            latents.append(load_file(path)["latents"])
+            latents.append(_cached(path, lambda source=source: encoder.latents(read_clip(source))))
             captions.append(source.caption)
         except DatasetError as error:
             reasons.append(str(error))
@@ -140,8 +141,24 @@ def encode_clips(
     if not latents:
         raise DatasetError("None of the videos can be used:\n" + "\n".join(reasons))
     distinct = sorted(set(captions))
-    text = torch.stack([encoder.text(caption) for caption in [*distinct, ""]])
-    return LatentClips(torch.stack(latents), text, torch.tensor([distinct.index(caption) for caption in captions]))
+    text = [
+        _cached(cache / "text" / f"{_digest(caption)}-{encoder.text_key}.safetensors", partial(encoder.text, caption))
+        for caption in [*distinct, ""]
+    ]
+    return LatentClips(
+        torch.stack(latents), torch.stack(text), torch.tensor([distinct.index(caption) for caption in captions])
+    )
+
+
+def _cached(path: Path, make: Callable[[], Tensor]) -> Tensor:
+    if not path.exists():
+        save_tensors(path, {"value": make()}, {})
+    (value,) = load_file(path).values()
+    return value
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _cover(pixels: Tensor, height: int, width: int) -> Tensor:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import copy
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import comfy.model_sampling
+import comfy.sd
+import comfy.utils
 import torch
+from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from ..motion.module import TemporalTransformer
 from ..motion.splice import options_for_direct_call
+from .config import ConfigError
 from .dataset import Encoder
 
 
@@ -48,19 +57,33 @@ def trainable_copy(model: ModelPatcher) -> ModelPatcher:
     return result
 
 
+def load_checkpoint(path: Path) -> tuple[ModelPatcher, Any, Any]:
+    """A whole checkpoint's MODEL, CLIP and VAE, as Load Checkpoint gives them. Raises ConfigError for other files."""
+    try:
+        model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(path))
+    except RuntimeError as error:
+        raise ConfigError(f"model.checkpoint: expected a whole SD checkpoint, found {path.name}: {error}") from None
+    if model is None or clip is None or vae is None:
+        raise ConfigError(f"model.checkpoint: {path.name} lacks the UNet, the text encoder or the VAE.")
+    return model, clip, vae
+
+
 def encoder(model: ModelPatcher, vae: Any, clip: Any) -> Encoder:
     """The host's own VAE and text encoder, for a dataset."""
 
     def latents(pixels: Tensor) -> Tensor:
         with torch.inference_mode():
-            encoded = torch.cat([vae.encode(frame[None].permute(0, 2, 3, 1)) for frame in pixels])
-        return model.model.process_latent_in(encoded).clone()
+            encoded = vae.encode(pixels.permute(0, 2, 3, 1))
+        return model.model.process_latent_in(encoded).cpu().clone()
 
     def text(caption: str) -> Tensor:
         with torch.inference_mode():
-            return clip.encode_from_tokens(clip.tokenize(caption))[0].clone()
+            return clip.encode_from_tokens(clip.tokenize(caption))[0].cpu().clone()
 
-    return Encoder(latents, text, f"{_fingerprint(vae.first_stage_model)}")
+    # clip skip, the tokenizer's options and a LoRA (new on every load) change what the same weights say
+    settings = (clip.layer_idx, clip.tokenizer_options, clip.patcher.patches and clip.patcher.patches_uuid)
+    text_key = f"{_fingerprint(clip.cond_stage_model)}-{zlib.crc32(repr(settings).encode()):08x}"
+    return Encoder(latents, text, _fingerprint(vae.first_stage_model), text_key)
 
 
 def alpha_bars(model: ModelPatcher) -> Tensor:
@@ -78,15 +101,53 @@ def load(model: ModelPatcher) -> None:
     comfy.model_management.load_models_gpu([model, *model.get_nested_additional_models()], force_full_load=True)
 
 
+def spatial_layers(model: ModelPatcher) -> dict[str, torch.nn.Module]:
+    """The UNet's layers that have a weight, by their paths in diffusers' UNet."""
+    names = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
+    layers = dict(model.model.diffusion_model.named_modules())
+    paths = {path.removesuffix(".weight"): name.removesuffix(".weight") for path, name in names.items()}
+    return {path: layers[name] for path, name in paths.items() if name in layers}
+
+
+def recompute_activations(model: ModelPatcher, motion: torch.nn.Module) -> None:
+    """Gradient checkpointing (arXiv:1604.06174) for each layer of model's UNet and each motion module, for as long as they live.
+
+    For a trainable_copy() and a motion model of one's own only: their layers' forward is replaced.
+    """
+    kinds = (ResBlock, SpatialTransformer, TemporalTransformer)
+    for layer in [*model.model.diffusion_model.modules(), *motion.modules()]:
+        if isinstance(layer, kinds):
+            layer.forward = _recomputed(layer.forward)
+
+
+def _recomputed(forward: Any) -> Any:
+    def run(*arguments: Any, **options: Any) -> Any:
+        # the host writes into transformer_options as it goes; the second time must see what the first saw
+        arguments = tuple(dict(value) if isinstance(value, dict) else value for value in arguments)
+        options = {key: dict(value) if isinstance(value, dict) else value for key, value in options.items()}
+        return checkpoint(forward, *arguments, use_reentrant=False, **options)
+
+    return run
+
+
+def precision(model: ModelPatcher, chosen: str) -> str:
+    """chosen, or for "auto" bfloat16 where the host would use it on model's device."""
+    if chosen != "auto":
+        return chosen
+    return "bfloat16" if comfy.model_management.should_use_bf16(model.load_device) else "float32"
+
+
 def predict(model: ModelPatcher, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
     """The UNet's prediction for clips x [clips, frames, c, h, w] at timesteps [clips] under context [clips, tokens, dim]."""
     clips, frames = x.shape[:2]
     options = options_for_direct_call(model, cond_or_uncond=[0] * clips)
     unet: Any = model.model.diffusion_model
+    # autocast takes any dtype; the layers themselves only their own
+    dtype = x.dtype if torch.is_autocast_enabled(x.device.type) else model.model.get_dtype_inference()
     out = unet(
-        x.flatten(0, 1),
+        x.flatten(0, 1).to(dtype),
         timesteps.repeat_interleave(frames),
-        context=context.repeat_interleave(frames, dim=0),
+        context=context.repeat_interleave(frames, dim=0).to(dtype),
         transformer_options=options,
     )
     return out.view_as(x)

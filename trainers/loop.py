@@ -7,7 +7,7 @@ what it would have seen, and on a CPU ends with the same weights bit for bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,37 +17,53 @@ from torch import Generator, Tensor
 from .checkpoint import load_state, save_state
 from .config import ConfigError, TrainConfig
 
-StepLoss = Callable[[Generator], Tensor]
+StepLosses = Callable[[Generator], Iterator[tuple[str, Tensor]]]
+
+
+class TrainingDiverged(ArithmeticError):
+    """A loss or its gradient is no number any more; the message says what is kept and what to change."""
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """After each step: steps done, mean loss of its batches, learning rate, norm of the gradient before clipping."""
+    """After each step: steps done, each loss as the mean of its batches, learning rate, norm of the gradient before clipping."""
 
     step: int
-    loss: float
+    losses: Mapping[str, float]
     learning_rate: float
     grad_norm: float
 
 
 class Trainer:
-    """Trains named parameters to lower step_loss.
+    """Trains named parameters to lower the losses of each step.
 
-    state_path: where the resumable state is kept; resume continues from it when it exists. Losses of all steps so far
-    are in `losses`.
+    step_losses: yields each loss of a batch with its name. What it does between two of them happens after the backward
+    pass of the first: one path's graph is gone before the next is built. state_path: where the resumable state is kept;
+    resume continues from it when it exists. rate_of: learning rate of a parameter against the config's. Losses of all
+    steps so far are in `losses`. config.precision "auto" is float32 here; a recipe that knows its device replaces it.
     """
 
     def __init__(
-        self, parameters: Mapping[str, Tensor], step_loss: StepLoss, config: TrainConfig, state_path: Path, resume: bool
+        self,
+        parameters: Mapping[str, Tensor],
+        step_losses: StepLosses,
+        config: TrainConfig,
+        state_path: Path,
+        resume: bool,
+        rate_of: Callable[[str], float] = lambda name: 1.0,
     ) -> None:
-        self.parameters, self.step_loss, self.config, self.state_path = dict(parameters), step_loss, config, state_path
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
+        self.parameters, self.step_losses, self.config = dict(parameters), step_losses, config
+        self.state_path = state_path
+        self.device = next(iter(self.parameters.values())).device
+        by_rate: dict[float, list[Tensor]] = {}
+        for name, parameter in self.parameters.items():
+            by_rate.setdefault(rate_of(name), []).append(parameter)
+        groups = [{"params": group, "rate": rate} for rate, group in by_rate.items()]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
         self.averaged = (
             {name: value.detach().clone() for name, value in self.parameters.items()} if config.ema_decay else {}
         )
-        self.step, self.losses = 0, list[float]()
+        self.step, self.losses = 0, list[dict[str, float]]()
         if resume and state_path.exists():
             self._restore(load_state(state_path))
 
@@ -91,20 +107,32 @@ class Trainer:
     def _one_step(self) -> StepReport:
         config, rate = self.config, self.learning_rate(self.step)
         generator = step_generator(config.seed, self.step)
-        loss = 0.0
+        losses: dict[str, float] = {}
         for _ in range(config.accumulate):
-            batch_loss = self.step_loss(generator) / config.accumulate
-            batch_loss.backward()
-            loss += float(batch_loss.detach())
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.max_grad_norm, error_if_nonfinite=True)
+            paths = self.step_losses(generator)
+            while True:
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                    named_loss = next(paths, None)
+                if named_loss is None:
+                    break
+                name, loss = named_loss[0], named_loss[1] / config.accumulate
+                loss.backward()
+                losses[name] = losses.get(name, 0.0) + float(loss.detach())
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.max_grad_norm)
+        if not norm.isfinite():
+            self.optimizer.zero_grad(set_to_none=True)
+            raise TrainingDiverged(
+                f"Step {self.step + 1}: expected a finite gradient, found losses {losses}. What was learnt until step {self.step} is "
+                f'kept. Lower learning_rate (it is {rate:g}), or set precision to "float32", and run again.'
+            )
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate"]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        self.losses.append(loss)
+        self.losses.append(losses)
         self._average()
-        return StepReport(self.step, loss, rate, float(norm))
+        return StepReport(self.step, losses, rate, float(norm))
 
     @torch.no_grad()
     def _average(self) -> None:

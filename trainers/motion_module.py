@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,10 +13,11 @@ from torch import Generator, Tensor
 from ..motion.formats import MotionConfig, SiteConfig, Version, expected_shapes, sinusoidal_encoding
 from ..motion.module import MotionModelHandle, motion_model_from_state
 from ..motion.splice import apply_motion_model, unet_shape
-from . import host, objectives
+from . import host
 from .checkpoint import save_tensors
 from .config import MotionModuleConfig
 from .dataset import LatentClips
+from .denoiser import Denoiser
 from .loop import StepReport, Trainer, described, step_generator
 
 VALIDATION_SEED = 987_654_321
@@ -57,16 +59,16 @@ class MotionModuleTraining:
             state = new_motion_state(motion_config_for(base, config.max_frames), step_generator(config.seed, -1))
         else:
             state = {key: value.clone() for key, value in start_from.patcher.model.state_dict().items()}
-        self.config, self.clips = config, clips
+        self.config, self.clips = replace(config, precision=host.precision(base, config.precision)), clips
         self.handle = motion_model_from_state(state, config.name, dtype=torch.float32)
         self.model = apply_motion_model(base, self.handle, beta_schedule="sqrt_linear (AnimateDiff)")
         host.load(self.model)
         self.parameters = dict(self._chosen_parameters())
-        self.alpha_bars, self.v_prediction = host.alpha_bars(self.model), host.is_v_prediction(self.model)
+        self.denoiser = Denoiser(self.model, config)
 
     def run(self, folder: Path, resume: bool, on_step: Callable[[StepReport], None]) -> Path:
         path = folder / f"{self.config.name}.safetensors"
-        trainer = Trainer(self.parameters, self.loss, self.config, folder / f"{self.config.name}.training", resume)
+        trainer = Trainer(self.parameters, self.losses, self.config, folder / f"{self.config.name}.training", resume)
         trainer.run(on_step, lambda trainer: self.save(path, trainer))
         return path
 
@@ -78,6 +80,9 @@ class MotionModuleTraining:
             path, halved, described(self.config) | {"model_type": "motion_module", "trained_steps": str(trainer.step)}
         )
 
+    def losses(self, generator: Generator) -> Iterator[tuple[str, Tensor]]:
+        yield "loss", self.loss(generator)
+
     def loss(self, generator: Generator) -> Tensor:
         """The denoising loss of one random batch."""
         config = self.config
@@ -85,17 +90,7 @@ class MotionModuleTraining:
         if torch.rand((), generator=generator) < config.image_fraction:
             context = context.repeat_interleave(x.shape[1], dim=0)
             x = x.flatten(0, 1).unsqueeze(1)
-        u = torch.rand(len(x), generator=generator) ** (1 / (1 + config.timestep_bias))
-        t = (u * len(self.alpha_bars)).long()
-        noise = torch.randn(x.shape, generator=generator)
-        alpha_bar = self.alpha_bars[t]
-        device = self.model.load_device
-        predicted = host.predict(
-            self.model, objectives.add_noise(x, noise, alpha_bar).to(device), t.float().to(device), context.to(device)
-        )
-        expected = objectives.target(x, noise, alpha_bar, self.v_prediction).to(device)
-        weight = objectives.min_snr_weight(alpha_bar, config.min_snr_gamma, self.v_prediction).to(device)
-        return objectives.denoising_loss(predicted, expected, weight)
+        return self.denoiser.loss(x, context, generator)
 
     @torch.no_grad()
     def validation_loss(self, batches: int = 4) -> float:

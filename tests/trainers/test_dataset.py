@@ -32,7 +32,11 @@ def mean_encoder(calls: list[str]) -> Encoder:
         calls.append("latents")
         return torch.nn.functional.avg_pool2d(pixels, 8).mean(1, keepdim=True).expand(-1, 4, -1, -1)
 
-    return Encoder(latents, lambda caption: torch.full((2, 3), float(len(caption))), "mean")
+    def text(caption: str) -> torch.Tensor:
+        calls.append(caption)
+        return torch.full((2, 3), float(len(caption)))
+
+    return Encoder(latents, text, "mean", "length")
 
 
 def test_only_the_frames_asked_for_in_order(tmp_path: Path) -> None:
@@ -71,10 +75,11 @@ def test_captions_and_cache(tmp_path: Path) -> None:
     assert clips.text[-1].max() == 0
     assert progress == [(1, 2), (2, 2)]
     assert torch.equal(encode().latents, clips.latents)
-    assert len(calls) == 2, "the second run decoded again"
+    assert calls == ["latents", "latents", "a ball", "anything", ""], "the second run decoded or encoded again"
     write_video(videos / "b.mp4", frames=10, width=64)
+    (videos / "b.txt").write_text("a wide ball\n")
     encode()
-    assert len(calls) == 3
+    assert calls[5:] == ["latents", "a wide ball"]
 
 
 def test_unreadable_videos_are_left_out_with_the_reason(tmp_path: Path, caplog) -> None:

@@ -24,6 +24,7 @@ from diffdirector.trainers import host
 from diffdirector.trainers.checkpoint import load_state
 from diffdirector.trainers.config import ConfigError, MotionModuleConfig
 from diffdirector.trainers.dataset import LatentClips
+from diffdirector.trainers.loop import TrainingDiverged
 from diffdirector.trainers.motion_module import MotionModuleTraining, train_motion_module
 
 FRAMES = 4
@@ -93,6 +94,44 @@ def test_interrupted_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     assert (tmp_path / "parts" / "drift.safetensors").exists()
     resumed = load_file(train_motion_module(small_model(), drifting_clips(), settings, tmp_path / "parts"))
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+
+
+def test_a_diverged_run_keeps_what_it_had_and_says_why(tmp_path: Path) -> None:
+    clips = drifting_clips()
+    whole = load_file(train_motion_module(small_model(), clips, config(steps=3), tmp_path / "whole"))
+
+    def spoil(report) -> None:
+        if report.step == 3:
+            with torch.inference_mode():
+                clips.latents.fill_(float("nan"))
+
+    with pytest.raises(TrainingDiverged, match=r"Step 4: .*until step 3 is kept. Lower learning_rate"):
+        train_motion_module(small_model(), clips, config(steps=9), tmp_path / "spoilt", on_step=spoil)
+    kept = load_file(tmp_path / "spoilt" / "drift.safetensors")
+    assert all(torch.equal(value, whole[key]) for key, value in kept.items())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_checkpoint_in_half_precision_is_trained_on(tmp_path: Path, precision: str) -> None:
+    model = load_unet(unet_state(unet_config("sd15", **TINY)), torch.float16)
+    losses = []
+    train_motion_module(
+        model,
+        drifting_clips(),
+        config(steps=2, precision=precision),
+        tmp_path,
+        on_step=lambda report: losses.append(report.losses),
+    )
+    expected: list = []
+    train_motion_module(
+        small_model(),
+        drifting_clips(),
+        config(steps=2),
+        tmp_path / "full",
+        on_step=lambda report: expected.append(report.losses),
+    )
+    for found, full in zip(losses, expected, strict=True):
+        assert abs(found["loss"] / full["loss"] - 1) < 0.02
 
 
 _KILLED = """

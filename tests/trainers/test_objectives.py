@@ -46,3 +46,31 @@ def test_loss_is_the_weighted_mean_over_samples() -> None:
     weight = torch.tensor([1.0, 0.0, 2.0])
     per_sample = (X - NOISE).square().mean((1, 2, 3, 4))
     torch.testing.assert_close(objectives.denoising_loss(X, NOISE, weight), (weight * per_sample).mean())
+
+
+@pytest.mark.parametrize("v_prediction", [False, True])
+def test_truncated_snr_weight(scheduler, v_prediction) -> None:
+    """Against its definition: the error of the clean x where that is the larger, up to the cap; of the noise elsewhere."""
+    snr = compute_snr(scheduler, T)
+    error_in_x = torch.maximum(snr, torch.minimum(torch.ones(3), 20 * snr))
+    expected = error_in_x / (snr + 1 if v_prediction else snr)
+    found = objectives.truncated_snr_weight(scheduler.alphas_cumprod[T], 20.0, v_prediction)
+    torch.testing.assert_close(found, expected)
+    assert objectives.truncated_snr_weight(scheduler.alphas_cumprod[T], 0.0, v_prediction).tolist() == [1, 1, 1]
+
+
+def test_debiased_temporal_loss() -> None:
+    """Frame by frame, as the paper writes it; and what all frames share costs nothing in its second part."""
+    predicted, expected = X.unsqueeze(0), NOISE.unsqueeze(0)
+    anchor, weight = torch.tensor([1]), torch.ones(1)
+    plain = torch.nn.functional.mse_loss(predicted, expected)
+
+    def seen_from_anchor(frames):
+        return torch.stack([2**0.5 * frame - frames[1] for frame in frames])
+
+    debiased = torch.nn.functional.mse_loss(seen_from_anchor(X), seen_from_anchor(NOISE))
+    found = objectives.debiased_temporal_loss(predicted, expected, anchor, weight)
+    torch.testing.assert_close(found, plain + debiased)
+    torch.testing.assert_close(objectives.debiased_temporal_loss(predicted, expected, anchor, weight, beta=0.0), plain)
+    shifted = objectives.debiased_temporal_loss(predicted, predicted + 1, anchor, weight)
+    torch.testing.assert_close(shifted, torch.tensor(1 + (2**0.5 - 1) ** 2))

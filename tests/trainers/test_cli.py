@@ -1,0 +1,111 @@
+"""Training from a recipe file, as a user starts it: a process of its own, on the real host."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffdirector.lora.patches import load_lora
+from diffdirector.motion.identify import FileKind
+from diffdirector.motion.module import load_motion_model
+from diffdirector.tests.demo.world import write_dataset
+from diffdirector.tests.host.checkpoints import CHECKPOINT, MOTION_MODEL
+from diffdirector.tests.host.provision import ROOT, provision
+from diffdirector.trainers.cli import read_recipe
+from diffdirector.trainers.config import ConfigError
+from diffdirector.trainers.dataset import DatasetError
+
+SMALL = {"frames": 4, "frame_step": 1, "width": 64, "height": 64, "steps": 2, "batch_size": 1}
+
+
+def shipped(kind: str, base: Path) -> str:
+    """A shipped recipe with our files, steps and sizes in it."""
+    text = (ROOT / "trainers" / "recipes" / f"{kind}.toml").read_text()
+    text = text.replace("input/my-clip.mp4", "input/videos")
+    for pattern, name in (
+        ("checkpoint", f"checkpoints/{CHECKPOINT}"),
+        ("motion_model", f"animatediff_models/{MOTION_MODEL}"),
+    ):
+        text = re.sub(rf'^{pattern} = "[^"]+"', f'{pattern} = "{base / "models" / name}"', text, flags=re.MULTILINE)
+    for key, value in SMALL.items():
+        text, count = re.subn(rf"^{key} = \S+", f"{key} = {value}", text, flags=re.MULTILINE)
+        assert count == 1, key
+    return text
+
+
+@pytest.fixture
+def recipe(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The motion module's, with a folder to run it in."""
+    monkeypatch.chdir(tmp_path)
+    write_dataset(tmp_path / "input" / "videos", seed=0, n=2, frames=4)
+    return shipped("motion_module", base)
+
+
+def run(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "train.py"), "--config", "recipe.toml", "--cpu"]
+    environment = os.environ | {"COMFYUI_PATH": str(provision().comfyui)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_the_shipped_recipe_trains_a_motion_model(recipe: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(recipe)
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    path = tmp_path / "models/animatediff_models/my-motion-module.safetensors"
+    assert f"{path.relative_to(tmp_path)} is done." in done.stdout
+    assert load_motion_model(str(path)).config.max_frames == 32
+
+
+@pytest.mark.slow
+def test_the_shipped_recipe_trains_motion_director(recipe: str, base: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(shipped("motion_director", base))
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = tmp_path / "models/animatediff_motion_lora"
+    assert load_lora(str(folder / "my-motion.safetensors"), "my-motion", FileKind.MOTION_LORA)
+    assert load_lora(str(folder / "my-motion-spatial.safetensors"), "my-motion", FileKind.SPATIAL_LORA)
+
+
+@pytest.mark.slow
+def test_a_mistake_is_one_line_and_no_traceback(tmp_path: Path) -> None:
+    done = run(tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("--config: expected a recipe file, found no recipe.toml")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        (
+            'recipe = "motion_module"',
+            'recipe = "adapter"',
+            "recipe: expected one of motion_module, motion_director; found adapter",
+        ),
+        ('output = "', 'outptu = "', "outptu: expected one of dataset, model, output, recipe, training"),
+        ("[model]", "[model", "recipe.toml: expected TOML"),
+        ("checkpoint = ", "# checkpoint = ", "model.checkpoint: expected a file, found none"),
+        ('recipe = "motion_module"', 'recipe = "motion_director"', "model.motion_model: expected the motion model"),
+        ("frame_step", "frames_step", "dataset.frames_step: expected one of"),
+        ("steps = 2", "stepz = 2", "stepz: expected one of name, steps"),
+        ("steps = 2", "steps = 0", "steps: expected at least 1, found 0"),
+    ],
+)
+def test_recipes_that_cannot_be_are_refused(recipe: str, tmp_path: Path, before: str, after: str, message: str) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(recipe.replace(before, after, 1))
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        read_recipe(path)
+
+
+def test_a_recipe_without_videos_is_refused(recipe: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(recipe.replace("input/videos", "input/nothing"))
+    with pytest.raises(DatasetError, match="expected a video or a folder"):
+        read_recipe(path)

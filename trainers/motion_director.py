@@ -1,0 +1,139 @@
+"""Recipe: MotionDirector (arXiv:2310.08465), the motion of one or a few videos as a LoRA, apart from their looks.
+
+Two paths a step. The spatial path sees one frame and trains a spatial LoRA on how things look. The temporal path sees the
+clip with that LoRA in place and trains a temporal one on what is left: how things move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Generator, Tensor, nn
+
+from ..lora.formats import lora_state
+from ..lora.layers import TrainableLora
+from ..motion.module import MotionModelHandle
+from ..motion.splice import apply_motion_model
+from . import host, objectives
+from .checkpoint import save_tensors
+from .config import ConfigError, MotionDirectorConfig
+from .dataset import LatentClips
+from .denoiser import Denoiser
+from .loop import StepReport, Trainer, described, step_generator
+
+SPATIAL, TEMPORAL = "spatial", "temporal"
+
+
+class MotionDirectorFiles(NamedTuple):
+    """A temporal LoRA for Motion LoRA, a spatial one for any LoRA loader, and what a later run resumes from."""
+
+    temporal: Path
+    spatial: Path
+    state: Path
+
+    @classmethod
+    def in_folders(cls, name: str, temporal: Path, spatial: Path) -> MotionDirectorFiles:
+        return cls(
+            temporal / f"{name}.safetensors", spatial / f"{name}-spatial.safetensors", temporal / f"{name}.training"
+        )
+
+
+def train_motion_director(
+    model: ModelPatcher,
+    motion_model: MotionModelHandle,
+    clips: LatentClips,
+    config: MotionDirectorConfig,
+    files: MotionDirectorFiles,
+    *,
+    resume: bool = True,
+    on_step: Callable[[StepReport], None] = lambda report: None,
+) -> MotionDirectorFiles:
+    """Train on clips under model with motion_model (both stay as they are) and write files.
+
+    on_step may raise to stop: what was learnt until then is saved, and a later call with resume goes on from it bit for bit.
+    """
+    with host.training():
+        MotionDirectorTraining(model, motion_model, clips, config).run(files, resume, on_step)
+    return files
+
+
+class MotionDirectorTraining:
+    """The pieces of one run; make and use it inside host.training()."""
+
+    def __init__(
+        self, model: ModelPatcher, motion_model: MotionModelHandle, clips: LatentClips, config: MotionDirectorConfig
+    ) -> None:
+        base, handle = host.trainable_copy(model), motion_model.reloaded()
+        if base.model.diffusion_model.num_classes is not None:
+            raise ValueError("MotionDirector trains on SD1.5 checkpoints for now; this one is SDXL.")
+        self.config, self.clips = replace(config, precision=host.precision(base, config.precision)), clips
+        self.model = apply_motion_model(base, handle)
+        host.load(self.model)
+        if config.gradient_checkpointing:
+            host.recompute_activations(self.model, handle.patcher.model)
+        generator = step_generator(config.seed, -1)
+        self.loras = {
+            SPATIAL: self._lora(host.spatial_layers(self.model), config.spatial_targets, generator),
+            TEMPORAL: self._lora(dict(handle.patcher.model.named_modules()), config.temporal_targets, generator),
+        }
+        self.parameters = {
+            f"{path}.{name}": value for path, lora in self.loras.items() for name, value in lora.parameters().items()
+        }
+        self.denoiser = Denoiser(self.model, self.config)
+
+    def run(self, files: MotionDirectorFiles, resume: bool, on_step: Callable[[StepReport], None]) -> None:
+        spatial_rate = self.config.spatial_learning_rate / self.config.learning_rate
+        trainer = Trainer(
+            self.parameters, self.losses, self.config, files.state, resume,
+            rate_of=lambda name: spatial_rate if name.startswith(SPATIAL) else 1.0,
+        )  # fmt: skip
+        trainer.run(on_step, lambda trainer: self.save(files, trainer))
+
+    def losses(self, generator: Generator) -> Iterator[tuple[str, Tensor]]:
+        """The paths' losses of one random batch, one after the other."""
+        config = self.config
+        x, context = self.clips.sample(generator, config.batch_size, config.caption_dropout)
+        noised = self.denoiser.draw(x, generator)
+        frame, anchor = (torch.randint(x.shape[1], (len(x),), generator=generator) for _ in range(2))
+        seed = int(torch.randint(2**62, (), generator=generator))
+        looks = bool(torch.rand((), generator=generator) < config.spatial_probability)
+        with torch.random.fork_rng():  # LoRA dropout draws from the global generator
+            torch.manual_seed(seed)
+            if looks:
+                self._at_work(spatial=True, temporal=False, trained=SPATIAL)
+                yield SPATIAL, self.denoiser.predict(noised.frame(frame), context).loss()
+            self._at_work(spatial=looks, temporal=True, trained=TEMPORAL)
+            made = self.denoiser.predict(noised, context)
+            yield (
+                TEMPORAL,
+                objectives.debiased_temporal_loss(
+                    made.predicted, made.expected, anchor.to(made.predicted.device), made.weight, config.debias
+                ),
+            )
+
+    def save(self, files: MotionDirectorFiles, trainer: Trainer) -> None:
+        """Both LoRAs in the original's layout, alpha folded in, as MotionDirector's other implementations read them."""
+        trained = trainer.weights()
+        for path, target in ((TEMPORAL, files.temporal), (SPATIAL, files.spatial)):
+            layers = self.loras[path].layers(
+                {name.removeprefix(f"{path}."): value for name, value in trained.items() if name.startswith(path)}
+            )
+            metadata = described(self.config) | {"model_type": "motion_director", "trained_steps": str(trainer.step)}
+            save_tensors(target, lora_state(layers), metadata)
+
+    def _at_work(self, *, spatial: bool, temporal: bool, trained: str) -> None:
+        self.loras[SPATIAL].enabled, self.loras[TEMPORAL].enabled = spatial, temporal
+        for path, lora in self.loras.items():
+            lora.requires_grad_(path == trained)
+
+    def _lora(self, layers: Mapping[str, nn.Module], targets: tuple[str, ...], generator: Generator) -> TrainableLora:
+        chosen = {name: layer for name, layer in layers.items() if name.endswith(targets) and hasattr(layer, "weight")}
+        if not chosen:
+            raise ConfigError(f"targets: expected the end of a layer's name, such as to_q; found {', '.join(targets)}")
+        config = self.config
+        return TrainableLora(chosen, config.rank, config.alpha or config.rank, config.dropout, generator)
