@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 
 from diffdirector.tests.host.browser import FrontEnd, open_front_end
 from diffdirector.tests.host.checkpoints import CHECKPOINT, MOTION_MODEL, link_models
-from diffdirector.tests.host.provision import provision
+from diffdirector.tests.host.provision import ROOT, provision
 from diffdirector.tests.host.server import PACK_NAME, Server
 from diffdirector.tests.host.workflow import load_workflow
 
@@ -176,6 +176,21 @@ def test_template_opens_from_the_template_browser(page: Page) -> None:
     page.get_by_test_id("error-overlay-see-errors").click()  # the files are not there yet: the host names them
     for text in ("v1-5-pruned-emaonly-fp16.safetensors", "mm_sd_v15_v2.ckpt", "animatediff_models"):
         expect(page.get_by_test_id("properties-panel")).to_contain_text(text)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "workflows").glob("*.json")))
+def test_every_shipped_workflow_opens(page: Page, name: str) -> None:
+    """Every node known, every value in the widget that it was meant for."""
+    saved = load_workflow(name)
+    page.evaluate("graph => app.loadGraphData(graph)", saved)
+    page.wait_for_function("count => app.graph.nodes.length === count", arg=len(saved["nodes"]))
+    assert page.evaluate("app.graph.nodes.filter(node => !(node.type in LiteGraph.registered_node_types))") == []
+    written = page.evaluate("app.graph.serialize()")["nodes"]
+    assert [values_of(node) for node in written] == [values_of(node) for node in saved["nodes"]]
+
+
+def values_of(node: dict[str, Any]) -> tuple[int, list[Any]]:
+    return node["id"], node.get("widgets_values") or []
 
 
 def test_run_button_runs_the_workflow_and_shows_the_clip(workflow: Page) -> None:

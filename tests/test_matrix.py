@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from diffdirector.tests.host.checkpoints import CHECKPOINT, MOTION_MODEL, link_models
 from diffdirector.tests.host.prompts import animation
-from diffdirector.tests.host.provision import NEWEST, provision
+from diffdirector.tests.host.provision import NEWEST, ROOT, provision
 from diffdirector.tests.host.server import PromptFailed, Server
 from diffdirector.tests.host.workflow import load_workflow, to_prompt
 from diffdirector.tests.test_nodes import CONTRACT
@@ -90,8 +91,13 @@ def test_motion_model_has_an_effect(server: Server) -> None:
 
 
 def test_template_and_help_pages_are_served(server: Server) -> None:
-    assert "text-to-animation" in server.get("/workflow_templates")["DiffDirector"]
-    assert server.get("/api/workflow_templates/DiffDirector/text-to-animation.json")["nodes"]
+    names = {path.stem for path in (ROOT / "workflows").glob("*.json")}
+    assert set(server.get("/workflow_templates")["DiffDirector"]) == names >= {"text-to-animation", "demo"}
+    for name in names:
+        at = f"/api/workflow_templates/DiffDirector/{name}"
+        assert server.get(f"{at}.json")["nodes"]
+        with urllib.request.urlopen(f"{server.url}{at}.jpg") as thumbnail:
+            assert Image.open(io.BytesIO(thumbnail.read())).size == (512, 512)
     assert "DiffDirectorApplyMotionModel" in server.get("/i18n")["zh"]["nodeDefs"]
 
 

@@ -62,6 +62,8 @@ MOVEMENTS = {
 }
 ALIASES = {"gray": "grey", "cyan": "turquoise"}
 
+ATTRIBUTES = ("colour", "shape", "movement", "background")
+
 SIZE = 21 * PX  # of a body that keeps its size; the others pass through it
 TRAVEL = 25 * PX  # in a clip: 3.6 px a frame in 8 frames, 1.7 px in 16
 LEAD = 2 * PX  # how far ahead of the picture's middle a journey's middle lies: room for the tail in the first frame
@@ -112,10 +114,15 @@ class Pose(NamedTuple):
 Route = Callable[[Tensor], Pose]  # from times [n] in 0..1
 
 
-def caption(scene: Scene) -> str:
-    """Such as "a red circle moving left on a white background"."""
-    words = MOVEMENTS[scene.movement].words
-    return f"a {scene.colour} {scene.shape} {words} on a {scene.background} background"
+def caption(scene: Scene, silent_on: str = "") -> str:
+    """Such as "a red circle moving left on a white background". silent_on: an attribute that it leaves to chance."""
+    parts = {
+        "colour": scene.colour,
+        "shape": scene.shape,
+        "movement": MOVEMENTS[scene.movement].words,
+        "background": f"on a {scene.background} background",
+    }
+    return " ".join(["a", *(words for attribute, words in parts.items() if attribute != silent_on)])
 
 
 def parse_caption(text: str) -> Attributes:
@@ -190,7 +197,7 @@ def zigzag_path(width: float = 26 * PX, height: float = 24 * PX, strokes: int = 
 def render(scene: Scene, frames: int = 8, size: int = 64, path: Route | None = None) -> Tensor:
     """A clip [frames, 3, size, size] in 0..1. path: another one than the scene's movement."""
     pose = (path or path_of(scene))(torch.linspace(0, 1, frames))
-    return _draw([scene] * frames, pose, size)
+    return draw([scene] * frames, pose, size)
 
 
 def render_still(scene: Scene, fraction: float = 0.5, size: int = 64) -> Tensor:
@@ -201,7 +208,36 @@ def render_still(scene: Scene, fraction: float = 0.5, size: int = 64) -> Tensor:
 def render_stills(scenes: Sequence[Scene], fractions: Sequence[float], size: int = 64) -> Tensor:
     """Pictures [n, 3, size, size] in 0..1, one of each scene at that moment of its clip."""
     poses = [path_of(scene)(torch.tensor([fraction])) for scene, fraction in zip(scenes, fractions, strict=True)]
-    return _draw(scenes, Pose(*(torch.cat(values) for values in zip(*poses, strict=True))), size)
+    return draw(scenes, Pose(*(torch.cat(values) for values in zip(*poses, strict=True))), size)
+
+
+def draw(scenes: Sequence[Scene], pose: Pose, size: int) -> Tensor:
+    """Pictures [n, 3, size, size] in 0..1: each scene's body at its pose. An edge's pixels get the share of them that it covers."""
+    centres = (torch.arange(size) + 0.5) / size
+    x, y, length, heading, tail, growth = (value.float().view(-1, 1, 1) for value in pose)
+    dx, dy = (centres[None, None, :] - x) / length, (centres[None, :, None] - y) / length
+    ahead = dx * heading.cos() + dy * heading.sin()
+    aside = dy * heading.cos() - dx * heading.sin()
+    pixel = 1 / (size * length)
+
+    distance, inside = torch.empty_like(ahead), torch.empty_like(length)
+    for shape, (outline, deepest) in _OUTLINES.items():
+        chosen = torch.tensor([scene.shape == shape for scene in scenes])
+        distance[chosen] = outline(ahead[chosen], aside[chosen])
+        inside[chosen] = deepest
+    body = (0.5 - distance / pixel).clamp(0, 1)
+
+    depth = ((-distance / inside - 0.3) / 0.5).clamp(0, 1)
+    body *= 1 - 0.8 * (growth > 0) * depth.square() * (3 - 2 * depth)
+    halo = TRAIL * (growth < 0) * (1 - distance / 0.45).clamp(0, 1) * (distance > -pixel)
+    behind = (-ahead - 0.4).clamp(0, 1)
+    width = 0.45 * (1 - 0.6 * behind)
+    comet = TRAIL * (tail > 0) * (ahead < 0) * (1 - behind) * (0.5 + (width - aside.abs()) / pixel).clamp(0, 1)
+
+    cover = torch.maximum(body, torch.maximum(halo, comet))[:, None]
+    colour = torch.tensor([COLOURS[scene.colour] for scene in scenes])[:, :, None, None]
+    background = torch.tensor([BACKGROUNDS[scene.background] for scene in scenes])[:, :, None, None]
+    return background + cover * (colour - background)
 
 
 def write_video(path: Path, frames: Tensor, fps: int = 8) -> None:
@@ -223,14 +259,20 @@ def read_video(path: Path) -> Tensor:
     return torch.stack(pictures).permute(0, 3, 1, 2) / 255
 
 
-def write_dataset(folder: Path, seed: int, n: int, frames: int = 8, size: int = 64, fps: int = 8) -> list[Path]:
-    """n clips 0000.mp4, ... with the caption of each in a .txt beside it. Returns the mp4s."""
+def write_dataset(
+    folder: Path, seed: int, n: int, frames: int = 8, size: int = 64, fps: int = 8, silence: float = 0.0
+) -> list[Path]:
+    """n clips 0000.mp4, ... with the caption of each in a .txt beside it. Returns the mp4s.
+
+    silence: share of captions that leave one attribute to chance.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
+    paths, source = [], random.Random(seed)
     for number, scene in enumerate(scenes(seed, n)):
         paths.append(folder / f"{number:04}.mp4")
         write_video(paths[-1], render(scene, frames, size), fps)
-        paths[-1].with_suffix(".txt").write_text(caption(scene) + "\n")
+        silent_on = source.choice(ATTRIBUTES) if source.random() < silence else ""
+        paths[-1].with_suffix(".txt").write_text(caption(scene, silent_on) + "\n")
     return paths
 
 
@@ -264,32 +306,3 @@ def _triangle(ahead: Tensor, aside: Tensor) -> Tensor:
 
 # A shape of size 1: the distance to its edge (negative inside), in axes through its centroid; how deep that lies.
 _OUTLINES = {"circle": (_circle, 0.5), "square": (_square, 0.45), "triangle": (_triangle, 0.35)}
-
-
-def _draw(scenes: Sequence[Scene], pose: Pose, size: int) -> Tensor:
-    """Pictures [n, 3, size, size]. An edge's pixels get the share of them that it covers."""
-    centres = (torch.arange(size) + 0.5) / size
-    x, y, length, heading, tail, growth = (value.float().view(-1, 1, 1) for value in pose)
-    dx, dy = (centres[None, None, :] - x) / length, (centres[None, :, None] - y) / length
-    ahead = dx * heading.cos() + dy * heading.sin()
-    aside = dy * heading.cos() - dx * heading.sin()
-    pixel = 1 / (size * length)
-
-    distance, inside = torch.empty_like(ahead), torch.empty_like(length)
-    for shape, (outline, deepest) in _OUTLINES.items():
-        chosen = torch.tensor([scene.shape == shape for scene in scenes])
-        distance[chosen] = outline(ahead[chosen], aside[chosen])
-        inside[chosen] = deepest
-    body = (0.5 - distance / pixel).clamp(0, 1)
-
-    depth = ((-distance / inside - 0.3) / 0.5).clamp(0, 1)
-    body *= 1 - 0.8 * (growth > 0) * depth.square() * (3 - 2 * depth)
-    halo = TRAIL * (growth < 0) * (1 - distance / 0.45).clamp(0, 1) * (distance > -pixel)
-    behind = (-ahead - 0.4).clamp(0, 1)
-    width = 0.45 * (1 - 0.6 * behind)
-    comet = TRAIL * (tail > 0) * (ahead < 0) * (1 - behind) * (0.5 + (width - aside.abs()) / pixel).clamp(0, 1)
-
-    cover = torch.maximum(body, torch.maximum(halo, comet))[:, None]
-    colour = torch.tensor([COLOURS[scene.colour] for scene in scenes])[:, :, None, None]
-    background = torch.tensor([BACKGROUNDS[scene.background] for scene in scenes])[:, :, None, None]
-    return background + cover * (colour - background)

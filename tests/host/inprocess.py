@@ -12,6 +12,13 @@ from typing import Any
 from .provision import provision
 
 
+def device_arguments() -> list[str]:
+    """The host does not find out by itself that there is no GPU."""
+    import torch
+
+    return [] if torch.cuda.is_available() or torch.backends.mps.is_available() else ["--cpu"]
+
+
 def boot(arguments: list[str], base: Path | None = None) -> None:
     """Make the host's modules importable, as `python main.py <arguments>` would set them up.
 

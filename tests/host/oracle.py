@@ -57,6 +57,8 @@ def diffusers_unet(config: dict, unet: Mapping[str, Tensor], motion: Mapping[str
     state |= {diffusers_motion_key(key): value for key, value in motion.items()}
     with torch.device("meta"):
         model = UNetMotionModel(**_diffusers_config(config, motion, lengths.pop()))
+    if config["transformer_depth_middle"] == -2:
+        model.mid_block = None
     missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
     assert not missing and not unexpected, (missing[:3], unexpected[:3])
     return model.eval()

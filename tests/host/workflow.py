@@ -26,7 +26,10 @@ def to_prompt(workflow: dict[str, Any], definitions: dict[str, Any], **overrides
             continue
         inputs = _widget_values(node, definitions[kind])
         inputs |= {slot["name"]: sources[slot["link"]] for slot in node["inputs"] if slot.get("link") is not None}
-        prompt[str(node["id"])] = {"class_type": kind, "inputs": inputs | overrides.get(kind, {})}
+        title = node.get("title") or definitions[kind]["display_name"]
+        prompt[str(node["id"])] = {
+            "class_type": kind, "inputs": inputs | overrides.get(kind, {}), "_meta": {"title": title},
+        }  # fmt: skip
     return prompt
 
 
