@@ -6,18 +6,16 @@ import logging
 from pathlib import Path
 
 import comfy.utils
-import folder_paths
 from comfy_api.latest import io
 from safetensors.torch import load_file
 
 from ..lora.patches import MotionLora, load_lora
 from ..motion.identify import FileKind
-from ..trainers import host
 from ..trainers.checkpoint import load_state
 from ..trainers.config import PRECISIONS, MotionDirectorConfig, make_config
-from ..trainers.dataset import encode_clips
 from ..trainers.motion_director import TEMPORAL, MotionDirectorFiles, train_motion_director
 from . import folders, types
+from .training import latent_clips
 from .types import MotionDatasetSocket, MotionLoraSocket, MotionModelSocket
 
 
@@ -57,7 +55,7 @@ class TrainMotionDirector(io.ComfyNode):
                 ),
                 io.Boolean.Input(
                     "gradient_checkpointing", default=True, optional=True, advanced=True,
-                    tooltip="Half the memory or less for a third more time; the result is the same.",
+                    tooltip="Less memory for more time; the result is the same.",
                 ),
                 io.Int.Input("save_every", default=100, min=0, max=100000, optional=True, advanced=True, tooltip="Steps between saves; 0: only at the end."),
                 io.Int.Input("seed", default=0, min=0, max=2**31, optional=True, tooltip="The same seed gives the same training."),
@@ -75,10 +73,7 @@ class TrainMotionDirector(io.ComfyNode):
     def execute(cls, model, clip, vae, motion_model, dataset, resume=True, **settings) -> io.NodeOutput:
         config = make_config(MotionDirectorConfig, settings)
         handle = types.motion_model(motion_model)
-        sources = types.motion_dataset(dataset)
-        encoding = comfy.utils.ProgressBar(len(sources))
-        cache = Path(folder_paths.get_user_directory()) / "diffdirector"
-        clips = encode_clips(sources, host.encoder(model, vae, clip), cache, encoding.update_absolute)
+        clips = latent_clips(dataset, model, vae, clip)
         temporal, spatial = (Path(folders.first_path(kind)) for kind in (folders.MOTION_LORAS, folders.LORAS))
         files = MotionDirectorFiles.in_folders(config.name, temporal, spatial)
         progress = comfy.utils.ProgressBar(config.steps)

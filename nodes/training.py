@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from ..motion.module import load_motion_model
 from ..trainers import host
 from ..trainers.config import PRECISIONS, MotionModuleConfig, make_config
-from ..trainers.dataset import encode_clips, find_videos
+from ..trainers.dataset import LatentClips, encode_clips, find_videos
 from ..trainers.motion_module import train_motion_module
 from . import folders, types
 from .types import MotionDatasetSocket, MotionModelSocket
@@ -151,10 +151,7 @@ class TrainMotionModule(io.ComfyNode):
         parts = tuple(part.strip() for part in trainable.split(",") if part.strip())
         config = make_config(MotionModuleConfig, settings | {"trainable": parts})
         start_from = None if motion_model is None else types.motion_model(motion_model)
-        sources = types.motion_dataset(dataset)
-        encoding = comfy.utils.ProgressBar(len(sources))
-        cache = Path(folder_paths.get_user_directory()) / "diffdirector"
-        clips = encode_clips(sources, host.encoder(model, vae, clip), cache, encoding.update_absolute)
+        clips = latent_clips(dataset, model, vae, clip)
         progress = comfy.utils.ProgressBar(config.steps)
         path = train_motion_module(
             model,
@@ -167,3 +164,11 @@ class TrainMotionModule(io.ComfyNode):
         )
         logging.info("DiffDirector: saved %s", path)
         return io.NodeOutput(load_motion_model(str(path)), str(path))
+
+
+def latent_clips(dataset, model, vae, clip) -> LatentClips:
+    """What a training node trains on, with the host's progress bar; computed once and kept in the user's folder."""
+    sources = types.motion_dataset(dataset)
+    progress = comfy.utils.ProgressBar(len(sources))
+    cache = Path(folder_paths.get_user_directory()) / "diffdirector"
+    return encode_clips(sources, host.encoder(model, vae, clip), cache, progress.update_absolute)

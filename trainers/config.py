@@ -84,7 +84,7 @@ class MotionDirectorConfig(TrainConfig):
 
     alpha: 0 is the rank. targets: layers whose name ends in one of these. spatial_probability: share of steps that have
     a spatial path. debias: weight of a clip's anchor frame in the appearance-debiased loss; 0 is the plain loss.
-    gradient_checkpointing: half the memory or less for a third more time.
+    gradient_checkpointing: less memory for more time.
     """
 
     learning_rate: float = 5e-4

@@ -142,10 +142,14 @@ class Trainer:
             value.lerp_(self.parameters[name], 1 - decay)
 
     def _restore(self, state: dict) -> None:
-        if state["seed"] != self.config.seed or set(state["parameters"]) != set(self.parameters):
+        shapes, stored = (
+            {name: value.shape for name, value in of.items()} for of in (self.parameters, state["parameters"])
+        )
+        if state["seed"] != self.config.seed or stored != shapes:
             raise ConfigError(
-                f"{self.state_path.name}: expected the state of a run with seed {self.config.seed} and {len(self.parameters)} trained weights, "
-                f"found seed {state['seed']} and {len(state['parameters'])}. Choose another name, or start without resume."
+                f"{self.state_path.name}: expected the state of a run with seed {self.config.seed} and {len(shapes)} trained weights, "
+                f"found seed {state['seed']} and {len(stored)}, {sum(stored[name] == shapes.get(name) for name in stored)} of them of the same "
+                "name and size. Choose another name, or start without resume."
             )
         with torch.no_grad():
             for name, value in self.parameters.items():

@@ -36,38 +36,29 @@ def main() -> None:
 
 def make(folder: Path) -> None:
     """All stages; the weights go to tests/demo/weights in half precision."""
+    from diffdirector.trainers import host
+
     from . import autoencoder, base, motion, stack
 
     vae = _kept(folder / "autoencoder.safetensors", lambda: autoencoder.train(folder, _printed("autoencoder")))
     _ship(stack.AUTOENCODER, vae)
-    host = _Loaded(base.new_state(), vae)
-    latents, captions = base.pictures(host.latents, folder)
-    text = _kept(folder / "text.safetensors", lambda: {caption: host.text(caption) for caption in {*captions, ""}})
+    encoder = host.encoder(*_loaded(base.new_state(), vae))
+    with torch.autocast("cpu", torch.bfloat16):
+        latents, captions = base.pictures(encoder.latents, folder)
+    text = _kept(folder / "text.safetensors", lambda: {caption: encoder.text(caption) for caption in {*captions, ""}})
     unet = base.train(latents, captions, text, folder, _printed("base"))
     _ship(stack.UNET, unet)
-    host = _Loaded(unet, vae)
-    _ship(stack.MOTION, load_file(motion.train(host.model, host.vae, host.clip, folder, _printed("motion"))))
+    _ship(stack.MOTION, load_file(motion.train(*_loaded(unet, vae), folder, _printed("motion"))))
 
 
-class _Loaded:
-    """A checkpoint, through the host's own loader."""
+def _loaded(unet: dict[str, Tensor], autoencoder: dict[str, Tensor]) -> tuple[Any, Any, Any]:
+    """A checkpoint's MODEL, VAE and CLIP, through the host's own loader."""
+    import comfy.sd
 
-    def __init__(self, unet: dict[str, Tensor], autoencoder: dict[str, Tensor]) -> None:
-        import comfy.sd
+    from .stack import checkpoint_state
 
-        from .stack import checkpoint_state
-
-        state = checkpoint_state(unet, autoencoder)
-        self.model, self.clip, self.vae, _ = comfy.sd.load_state_dict_guess_config(state)
-
-    def latents(self, pictures: Tensor) -> Tensor:
-        """pictures [n, 3, h, w] in 0..1 -> latents as the UNet takes them."""
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            return self.model.model.process_latent_in(self.vae.encode(pictures.permute(0, 2, 3, 1))).float().cpu()
-
-    def text(self, caption: str) -> Tensor:
-        with torch.inference_mode():
-            return self.clip.encode_from_tokens(self.clip.tokenize(caption))[0].cpu().clone()
+    model, clip, vae, _ = comfy.sd.load_state_dict_guess_config(checkpoint_state(unet, autoencoder))
+    return model, vae, clip
 
 
 def _kept(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -9,14 +9,16 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from diffdirector.lora.formats import read_lora
 from diffdirector.lora.layers import TrainableLora
 from diffdirector.lora.patches import MotionLora, apply_domain_adapter, load_lora, with_motion_loras
 from diffdirector.motion.identify import FileKind
 from diffdirector.motion.module import motion_model_from_state
 from diffdirector.motion.splice import apply_motion_model
+from diffdirector.tests.host import loras
 from diffdirector.tests.host.checkpoints import tiny_motion_config
 from diffdirector.tests.host.evaluate import evaluate, randn, relative_error
-from diffdirector.tests.host.weights import motion_state
+from diffdirector.tests.host.weights import TINY, motion_state, unet_config, unet_state
 from diffdirector.trainers import host
 from diffdirector.trainers.config import ConfigError, MotionDirectorConfig
 from diffdirector.trainers.loop import step_generator
@@ -151,6 +153,27 @@ def test_interrupted_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     for one, other in ((whole.temporal, parts.temporal), (whole.spatial, parts.spatial)):
         resumed = load_file(other)
         assert all(torch.equal(value, resumed[key]) for key, value in load_file(one).items())
+
+
+def test_resuming_with_another_rank_is_refused(tmp_path: Path) -> None:
+    train_motion_director(small_model(), motion_model(), drifting_clips(), config(steps=1), files(tmp_path))
+    with pytest.raises(ConfigError, match="0 of them of the same name and size. Choose another name"):
+        train_motion_director(small_model(), motion_model(), drifting_clips(), config(steps=2, rank=8), files(tmp_path))
+
+
+def test_it_trains_beside_a_domain_adapter() -> None:
+    """The adapter's patches are in the weights that are trained beside."""
+    model, motion, (x, context) = small_model(), motion_model(), (randn(FRAMES, 4, 8, 8), randn(1, 8, 768, seed=1))
+    unet = unet_config("sd15", **TINY)
+    layers = read_lora(
+        loras.in_original_naming(loras.spatial_lora(unet, unet_state(unet), 4, 5)), FileKind.SPATIAL_LORA
+    )
+    adapted = apply_domain_adapter(model, "adapter", layers, 1.0)
+    expected, plain = (evaluate(apply_motion_model(which, motion), x, context) for which in (adapted, model))
+    with host.training(), torch.no_grad():
+        training = MotionDirectorTraining(adapted, motion, drifting_clips(), config())
+        found = host.predict(training.model, x[None], torch.tensor([500.0]), context)[0]
+    assert relative_error(found, expected) < 1e-5 < 1e-3 < relative_error(plain, expected)
 
 
 def test_a_lora_comes_off_without_a_trace() -> None:
