@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..motion.identify import FileKind, flatten, identify, wrong_kind_message
@@ -61,9 +62,16 @@ _MOTION_NAMES = (
 _WRITTEN = (
     (re.compile(r"\.(to_[qkv])$"), r".processor.\1"),
     (re.compile(r"\.to_out\.0$"), ".processor.to_out"),
-    (re.compile(r"(motion_modules.*\.ff\.net)\.0\.proj$"), r"\1.0.processor.proj"),
-    (re.compile(r"(motion_modules.*\.ff\.net)\.2$"), r"\1.processor.2"),
+    (re.compile(r"(\.ff\.net\.0)\.proj$"), r"\1.processor.proj"),
+    (re.compile(r"(\.ff\.net)\.2$"), r"\1.processor.2"),
 )
+_TO_DOTS = re.compile(r"(?<=\d)_|_(?=\d|motion_modules_|net_)")
+_MOTION_PATH = re.compile(
+    r"(?P<site>(?:(?:down|up)_blocks\.\d+|mid_block)\.motion_modules\.\d+)\."
+    r"(?P<layer>proj_in|proj_out|transformer_blocks\.\d+\.(?:attention_blocks\.\d+\.(?:to_[qkv]|to_out\.0)|ff\.net\.(?:0\.proj|2)))"
+)
+ANIMATEDIFF, DIFFUSERS = "AnimateDiff", "diffusers"
+DIALECTS = (ANIMATEDIFF, DIFFUSERS)
 
 
 def layer_name(key: str) -> str:
@@ -124,21 +132,80 @@ def read_lora(
 
 
 def lora_state(layers: Mapping[str, LoraLayer]) -> dict[str, Tensor]:
-    """Keys as the original, ExponentialML's MotionDirector and kijai's write them; read_lora and AnimateDiff-Evolved read
-    them, and the host the spatial ones. layers: by a layer's path in diffusers' UNet or the original's motion module.
+    """A trained LoRA's keys and weights. layers: by a layer's path in diffusers' UNet or the original's motion module.
 
+    Layers of motion modules are named as the original and ExponentialML's MotionDirector name them, which AnimateDiff-Evolved and
+    sd-webui-animatediff read; those of the image model as kohya does, which the host and diffusers read.
     There is no key for alpha in it: raises LoraFormatError for a layer whose alpha is not its rank.
     """
     state = {}
     for path, layer in layers.items():
-        if layer.alpha not in (None, layer.rank):
-            raise LoraFormatError(
-                f"{path}: expected alpha folded into up, found alpha {layer.alpha}, rank {layer.rank}"
-            )
-        for pattern, replacement in _WRITTEN:
-            path = pattern.sub(replacement, path)
-        state |= {f"{path}_lora.up.weight": layer.up, f"{path}_lora.down.weight": layer.down}
+        _check_folded(path, layer)
+        if "motion_modules" in path:
+            for pattern, replacement in _WRITTEN:
+                path = pattern.sub(replacement, path)
+            up, down = f"{path}_lora.up.weight", f"{path}_lora.down.weight"
+        else:
+            stem = "lora_unet_" + path.replace(".", "_")
+            up, down = f"{stem}.lora_up.weight", f"{stem}.lora_down.weight"
+        state |= {up: layer.up, down: layer.down}
     return state
+
+
+def motion_lora_state(
+    layers: Mapping[str, LoraLayer], dialect: str = ANIMATEDIFF, dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    """A MotionLoRA file's keys and weights, one of DIALECTS; no alpha in it. layers: as read_lora gives them, alpha folded in.
+
+    AnimateDiff: as lora_state names them; the original, AnimateDiff-Evolved and sd-webui-animatediff read it.
+    diffusers: for AnimateDiffPipeline.load_lora_weights. Raises LoraFormatError.
+    """
+    if not layers:
+        raise LoraFormatError("Expected a MotionLoRA with layers for motion modules, found none. Choose another file.")
+    if dialect == DIFFUSERS:
+        # diffusers 0.30 to 0.35 scale every layer as if it had the rank of the first, so all get the same
+        rank = max(layer.rank for layer in layers.values())
+        state = {}
+        for name, layer in layers.items():
+            _check_folded(name, layer)
+            stem, missing = _diffusers_path(name), rank - layer.rank
+            state[f"{stem}.lora.up.weight"] = F.pad(layer.up, (0, missing))
+            state[f"{stem}.lora.down.weight"] = F.pad(layer.down, (0, 0, 0, missing))
+    else:
+        state = lora_state({_original_path(name): layer for name, layer in layers.items()})
+    state = {key: value.to(dtype) for key, value in state.items()}
+    for key, value in state.items():
+        if not value.isfinite().all():
+            raise LoraFormatError(
+                f"{key}: expected finite numbers of at most {torch.finfo(dtype).max:g}, found others. Save it in fp32 or with smaller weights."
+            )
+    return state
+
+
+def _check_folded(name: str, layer: LoraLayer) -> None:
+    if layer.alpha not in (None, layer.rank):
+        raise LoraFormatError(f"{name}: expected alpha folded into up, found alpha {layer.alpha}, rank {layer.rank}")
+
+
+def _motion_path(name: str) -> tuple[str, str]:
+    """layer_name undone: (where a motion module is, the layer's path in its transformer)."""
+    match = _MOTION_PATH.fullmatch(_TO_DOTS.sub(".", name))
+    if match is None:
+        raise LoraFormatError(
+            f"{name}: expected an attention, feed-forward or projection layer of a motion module, as "
+            "down_blocks_0_motion_modules_0_transformer_blocks_0_attention_blocks_0_to_q; other layers have no name in MotionLoRA files. "
+            "Use the file it came from as it is."
+        )
+    return match["site"], match["layer"]
+
+
+def _original_path(name: str) -> str:
+    return ".temporal_transformer.".join(_motion_path(name))
+
+
+def _diffusers_path(name: str) -> str:
+    path = ".".join(("unet", *_motion_path(name)))
+    return re.sub(r"attention_blocks\.(\d+)", lambda match: f"attn{int(match[1]) + 1}", path)
 
 
 def check_shape(name: str, layer: LoraLayer, weight_shape: torch.Size) -> None:

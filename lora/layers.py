@@ -65,11 +65,17 @@ class TrainableLora:
             parameter.requires_grad_(required)
 
     def layers(self, weights: Mapping[str, Tensor]) -> dict[str, LoraLayer]:
-        """For a file, from weights named as parameters() names them; alpha is folded into up: not every reader knows it."""
-        return {
-            name: LoraLayer(branch.scale * weights[f"{name}.up"].detach(), weights[f"{name}.down"].detach())
-            for name, branch in self.branches.items()
-        }
+        """For a file, from weights named as parameters() names them, shaped like the layers they are for.
+
+        alpha is folded into up: not every reader knows it.
+        """
+        found = {}
+        for name, branch in self.branches.items():
+            up, down = branch.scale * weights[f"{name}.up"].detach(), weights[f"{name}.down"].detach()
+            if branch.is_convolution:
+                up, down = up[..., None, None], down[..., None, None]
+            found[name] = LoraLayer(up, down)
+        return found
 
     def detach(self) -> None:
         """Take it off; the layers are as they were."""

@@ -15,6 +15,7 @@ from ..motion.formats import MotionFormatError
 from ..motion.identify import FileKind
 from ..motion.module import MotionModelHandle, load_tensors
 from .formats import LoraFormatError, LoraLayer, check_shape, layer_name, read_lora
+from .merge import merge
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,16 @@ def load_lora(path: str, name: str, expected: FileKind) -> dict[str, LoraLayer]:
         raise LoraFormatError(f"{name}: {error}") from None
 
 
+def merge_motion_loras(loras: Iterable[MotionLora], rank: int = 0) -> MotionLora:
+    """A chain as one MotionLoRA of strength 1 that does the same; rank as merge takes it. Raises LoraFormatError."""
+    loras = tuple(loras)
+    name = " + ".join(f"{lora.strength:g} x {lora.name}" for lora in loras)
+    try:
+        return MotionLora(name, merge([(_motion_layers(lora), lora.strength) for lora in loras], rank), 1.0)
+    except LoraFormatError as error:
+        raise LoraFormatError(f"{name}: {error}") from None
+
+
 def with_motion_loras(handle: MotionModelHandle, loras: Iterable[MotionLora]) -> MotionModelHandle:
     """The motion model with MotionLoRAs patched in; the given handle keeps its own weights."""
     loras = tuple(loras)
@@ -44,27 +55,24 @@ def with_motion_loras(handle: MotionModelHandle, loras: Iterable[MotionLora]) ->
     weights = {name: value.shape for name, value in patcher.model.state_dict().items() if name.endswith(".weight")}
     targets = {layer_name(name.removesuffix(".weight")): name for name in weights}
     for lora in loras:
-        matched = _matched(lora.layers, targets)
-        spatial = [name for name in lora.layers if "motion_modules" not in name]
-        if spatial:
-            logging.warning(
-                "%s also holds %d layers for the image model, which Motion LoRA leaves out", lora.name, len(spatial)
-            )
-        unmatched = [name for name in lora.layers if name not in matched and name not in spatial]
+        layers = _motion_layers(lora)
+        matched = _matched(layers, targets)
+        unmatched = [name for name in layers if name not in matched]
         # v2 MotionLoRAs also train the middle block, which v1 and v3 modules do not have
         elsewhere = [name for name in unmatched if not name.startswith("mid_block_")]
         if elsewhere or not matched:
+            strangers = unmatched or list(lora.layers)
             raise LoraFormatError(
-                f"{lora.name} does not fit {handle.name} ({handle.config.describe()}): {len(unmatched)} of its {len(lora.layers)} layers have no "
-                f"counterpart, the first is {(unmatched or spatial)[0]}. The official camera MotionLoRAs are made for v2 (mm_sd_v15_v2)."
+                f"{lora.name} does not fit {handle.name} ({handle.config.describe()}): {len(strangers)} of its {len(lora.layers)} layers have no "
+                f"counterpart, the first is {strangers[0]}. The official camera MotionLoRAs are made for v2 (mm_sd_v15_v2)."
             )
         if unmatched:
             logging.info(
                 "%s: %d layers for the middle block left out, %s has none", lora.name, len(unmatched), handle.name
             )
         for name in matched:
-            check_shape(f"{lora.name}: {name}", lora.layers[name], weights[targets[name]])
-        _add_patches(patcher, lora.layers, targets, lora.strength)
+            check_shape(f"{lora.name}: {name}", layers[name], weights[targets[name]])
+        _add_patches(patcher, layers, targets, lora.strength)
     return replace(handle, patcher=patcher)
 
 
@@ -94,6 +102,14 @@ def apply_domain_adapter(
         check_shape(f"{name}: {layer}", layers[layer], weights[targets[layer]].shape)
     _add_patches(result, layers, targets, strength)
     return result
+
+
+def _motion_layers(lora: MotionLora) -> dict[str, LoraLayer]:
+    layers = {name: layer for name, layer in lora.layers.items() if "motion_modules" in name}
+    spatial = len(lora.layers) - len(layers)
+    if spatial:
+        logging.warning("%s also holds %d layers for the image model, which are left out", lora.name, spatial)
+    return layers
 
 
 def _matched(layers: Mapping[str, LoraLayer], targets: Mapping[str, str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import folders, loaders, motion, motion_director, training
+from . import folders, loaders, loras, motion, motion_director, training
 
 
 class DiffDirectorExtension(ComfyExtension):
@@ -16,6 +16,8 @@ class DiffDirectorExtension(ComfyExtension):
             loaders.LoadMotionModel,
             motion.ApplyMotionModel,
             loaders.MotionLoraNode,
+            loras.MergeMotionLora,
+            loras.SaveMotionLora,
             motion.DomainAdapter,
             training.VideoDataset,
             training.TrainMotionModule,

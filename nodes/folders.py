@@ -42,6 +42,21 @@ def first_path(folder: str) -> str:
     return folder_paths.get_folder_paths(folder)[0]
 
 
+def next_path(folder: str, prefix: str) -> Path:
+    """Where the next file of that name goes in a model folder: prefix_00001_.safetensors and so on, as the host numbers its own.
+
+    prefix may name subfolders, which are made, and the host's variables such as %year%; prefixes that lead out of it are refused.
+    """
+    root = Path(first_path(folder)).resolve()
+    target = (root / prefix).resolve()
+    if target == root or not target.is_relative_to(root):
+        raise ValueError(
+            f"filename_prefix: expected the name of a file below models/{folder}, subfolders allowed; found {prefix!r}. Choose one such as my-motion."
+        )
+    parent, name, number, *_ = folder_paths.get_save_image_path(str(target.relative_to(root)), str(root))
+    return Path(parent) / f"{name}_{number:05}_.safetensors"
+
+
 def below_input(name: str) -> Path:
     """A file or folder below ComfyUI's input folder; names that lead out of it are refused."""
     root = Path(folder_paths.get_input_directory()).resolve()

@@ -21,6 +21,11 @@ CONTRACT = {
         ["MODEL"],
     ),
     "DiffDirectorMotionLora": (["lora_name", "strength", "motion_lora"], ["MOTION_LORA"]),
+    "DiffDirectorMergeMotionLora": (
+        ["motion_lora_1", "motion_lora_2", "weight_1", "weight_2", "rank"],
+        ["MOTION_LORA"],
+    ),
+    "DiffDirectorSaveMotionLora": (["motion_lora", "filename_prefix", "dialect", "precision", "rank"], ["STRING"]),
     "DiffDirectorDomainAdapter": (["model", "adapter_name", "strength"], ["MODEL"]),
     "DiffDirectorVideoDataset": (["source", "caption", "frames", "frame_step", "width", "height"], ["MOTION_DATASET"]),
     "DiffDirectorTrainMotionModule": (

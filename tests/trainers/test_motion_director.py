@@ -186,7 +186,7 @@ def test_a_lora_comes_off_without_a_trace() -> None:
             value.data.copy_(randn(*value.shape, seed=len(name)))
         stored = lora.layers(lora.parameters())
         for name, layer in layers.items():
-            delta = (stored[name].up @ stored[name].down).view(layer.weight.shape)
+            delta = (stored[name].up.flatten(1) @ stored[name].down.flatten(1)).view(layer.weight.shape)
             found = layer(inputs[name])
             lora.enabled = False
             merged = torch.func.functional_call(layer, {"weight": layer.weight + delta}, inputs[name])
