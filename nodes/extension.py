@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import folders, loaders, loras, motion, motion_director, training
+from . import dataset, folders, loaders, loras, motion, motion_director, training
 
 
 class DiffDirectorExtension(ComfyExtension):
@@ -19,7 +19,7 @@ class DiffDirectorExtension(ComfyExtension):
             loras.MergeMotionLora,
             loras.SaveMotionLora,
             motion.DomainAdapter,
-            training.VideoDataset,
+            dataset.VideoDataset,
             training.TrainMotionModule,
             motion_director.TrainMotionDirector,
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -62,5 +63,11 @@ def below_input(name: str) -> Path:
     root = Path(folder_paths.get_input_directory()).resolve()
     path = (root / name).resolve()
     if not path.is_relative_to(root):
-        raise ValueError(f"source: expected a file or folder below {root}, found {name!r}, which leads out of it.")
+        raise ValueError(f"Expected a file or folder below {root}, found {name!r}, which leads out of it.")
     return path
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """Changes when a file at or below paths, or a text of the same name, is changed, added or removed."""
+    files = {file for path in paths for file in (path, path.with_suffix(".txt"), *path.rglob("*")) if file.is_file()}
+    return str([(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(files)])

@@ -34,7 +34,7 @@ class TrainMotionDirector(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="The checkpoint's text encoder."),
                 io.Vae.Input("vae", tooltip="The checkpoint's VAE."),
                 MotionModelSocket.Input("motion_model", tooltip="The motion model that the motion is taught to. It is not changed."),
-                MotionDatasetSocket.Input("dataset", tooltip="From Video Dataset; all clips of the same size and length."),
+                MotionDatasetSocket.Input("dataset", tooltip="From Video Dataset."),
                 io.String.Input("name", default="my-motion", tooltip="Name of the files in models/animatediff_motion_lora and models/loras."),
                 io.Int.Input("steps", default=300, min=1, max=1000000, tooltip="In total, earlier runs of this name included. 300 are usual for one clip."),
                 io.Int.Input("rank", default=64, min=1, max=1024, optional=True, tooltip="Size of the LoRA: more learns more, and keeps more of the looks."),

@@ -1,4 +1,4 @@
-"""Nodes that train: Video Dataset, Train Motion Module."""
+"""The node that trains motion modules, and what it shares with other training nodes."""
 
 from __future__ import annotations
 
@@ -12,69 +12,10 @@ from comfy_api.latest import io
 from ..motion.module import load_motion_model
 from ..trainers import host
 from ..trainers.config import PRECISIONS, MotionModuleConfig, make_config
-from ..trainers.dataset import LatentClips, encode_clips, find_videos
+from ..trainers.dataset import LatentClips, encode_clips
 from ..trainers.motion_module import train_motion_module
 from . import folders, types
 from .types import MotionDatasetSocket, MotionModelSocket
-
-
-class VideoDataset(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="DiffDirectorVideoDataset",
-            display_name="Video Dataset",
-            category="DiffDirector/Training",
-            description="Videos to train on: one file or a folder below input/, with a caption or a .txt file beside each video.",
-            search_aliases=["training videos", "load videos", "motion dataset", "clips"],
-            inputs=[
-                io.String.Input(
-                    "source", default="videos", tooltip="A video or a folder of videos, below ComfyUI's input folder."
-                ),
-                io.String.Input(
-                    "caption",
-                    default="",
-                    multiline=True,
-                    optional=True,
-                    tooltip="What the videos show. A .txt file of the same name beside a video is used instead.",
-                ),
-                io.Int.Input("frames", default=16, min=1, max=256, optional=True, tooltip="Frames of a clip."),
-                io.Int.Input(
-                    "frame_step",
-                    default=1,
-                    min=1,
-                    max=60,
-                    optional=True,
-                    tooltip="Take every n-th frame: 4 makes 16 frames span about 2 seconds of a 30 fps video.",
-                ),
-                io.Int.Input(
-                    "width",
-                    default=256,
-                    min=64,
-                    max=2048,
-                    step=8,
-                    optional=True,
-                    tooltip="Width in pixels to train at.",
-                ),
-                io.Int.Input(
-                    "height",
-                    default=256,
-                    min=64,
-                    max=2048,
-                    step=8,
-                    optional=True,
-                    tooltip="Height in pixels to train at.",
-                ),
-                MotionDatasetSocket.Input("chain", optional=True, tooltip="Another Video Dataset to train on as well."),
-            ],
-            outputs=[MotionDatasetSocket.Output(display_name="dataset", tooltip="Connect it to a training node.")],
-        )
-
-    @classmethod
-    def execute(cls, source, caption="", frames=16, frame_step=1, width=256, height=256, chain=None) -> io.NodeOutput:
-        path = folders.below_input(source)
-        videos = find_videos(path, caption, frames=frames, frame_step=frame_step, width=width, height=height)
-        return io.NodeOutput((*types.motion_dataset(chain), *videos))
 
 
 class TrainMotionModule(io.ComfyNode):
@@ -91,7 +32,7 @@ class TrainMotionModule(io.ComfyNode):
                 io.Model.Input("model", tooltip="The SD1.5 checkpoint to train beside. It is not changed."),
                 io.Clip.Input("clip", tooltip="The checkpoint's text encoder."),
                 io.Vae.Input("vae", tooltip="The checkpoint's VAE."),
-                MotionDatasetSocket.Input("dataset", tooltip="From Video Dataset; all clips of the same size and length."),
+                MotionDatasetSocket.Input("dataset", tooltip="From Video Dataset."),
                 io.String.Input(
                     "name", default="my-motion-module", tooltip="Name of the file in models/animatediff_models."
                 ),

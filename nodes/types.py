@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..lora.patches import MotionLora
 from ..motion.module import MotionModelHandle
-from ..trainers.dataset import VideoSource
+from ..trainers.sources import Clip, ClipSource
 
 MotionModelSocket = io.Custom("MOTION_MODEL")
 MotionLoraSocket = io.Custom("MOTION_LORA")
@@ -33,11 +33,11 @@ def motion_loras(value: object) -> tuple[MotionLora, ...]:
     return value
 
 
-def motion_dataset(value: object) -> tuple[VideoSource, ...]:
-    """value as our videos to train on; None is an empty set."""
+def motion_dataset(value: object) -> tuple[Clip, ...]:
+    """value as our clips to train on; None is an empty set."""
     if value is None:
         return ()
-    if not isinstance(value, tuple) or not all(isinstance(item, VideoSource) for item in value):
+    if not isinstance(value, tuple) or not all(isinstance(item, ClipSource) for item in value):
         raise ValueError(
             f"dataset: expected the output of DiffDirector's Video Dataset, found a {type(value).__name__}."
         )

@@ -231,3 +231,118 @@ def test_training_a_motion_module_from_videos(executor, base) -> None:
     prompt["clips"]["inputs"]["source"] = "../models"
     with pytest.raises(RuntimeError, match="which leads out of it"):
         executor.run(prompt)
+
+
+def captioned(**changes) -> dict:
+    """Video Dataset on a folder of two videos, its captions from a list that a core node makes."""
+    return {
+        "first": node("PrimitiveString", value="a dog"),
+        "second": node("PrimitiveStringMultiline", value="a cat\nthat sleeps"),
+        "list": node("CreateList", **{"inputs.input0": ["first", 0], "inputs.input1": ["second", 0]}),
+        "clips": node(
+            "DiffDirectorVideoDataset",
+            **({"source": "two", "frames": 4, "width": 64, "height": 64, "captions": ["list", 0]} | changes),
+        ),
+    }
+
+
+@pytest.fixture
+def datasets(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """What the Video Dataset nodes give, one after the other."""
+    import nodes
+
+    given: list[tuple] = []
+    node_class = nodes.NODE_CLASS_MAPPINGS["DiffDirectorVideoDataset"]
+    execute = node_class.execute.__func__
+
+    def remembered(cls, **inputs):
+        output = execute(cls, **inputs)
+        given.append(output.args)
+        return output
+
+    monkeypatch.setattr(node_class, "execute", classmethod(remembered))
+    return given
+
+
+def test_a_list_of_captions_is_for_the_videos_of_one_dataset(executor, base, datasets) -> None:
+    write_dataset(base / "input" / "two", seed=5, n=2, frames=8)
+    shown = executor.run(captioned())["clips"]["images"]
+    ((clips, sheet),) = datasets
+    assert [clip.caption for clip in clips] == ["a dog", "a cat\nthat sleeps"]
+    assert sheet.shape == (1, 2 * 96 + 2, 4 * 96 + 3 * 2, 3)
+    saved = np.asarray(Image.open(base / "temp" / shown[0]["filename"]))
+    assert np.abs(saved / 255 - sheet[0].numpy()).max() < 0.01
+
+    executor.run(captioned(captions="a dog\na cat", caption="unused"))
+    assert [clip.caption for clip in datasets[-1][0]] == ["a dog", "a cat"]
+    (base / "input" / "captions.txt").write_text("one\ntwo\nthree\nfour\n")
+    chained = captioned(caption_file="captions.txt", chunks=0, hflip=True, repeats=2, chain=["more", 0])
+    chained["more"] = captioned(source="two/0000.mp4", start=2, aspect_buckets=True)["clips"]
+    for name in ("clips", "more"):
+        del chained[name]["inputs"]["captions"]
+    executor.run(chained)
+    more, *clips = datasets[-1][0]
+    assert (more.start, more.aspect_buckets) == (2, True)
+    assert [clip.caption for clip in clips[:8:2]] == ["one", "two", "three", "four"]
+    assert clips[:8] == clips[8:]
+
+
+def test_frames_of_the_graph_are_a_dataset(executor, base, datasets) -> None:
+    """Two batches of frames, as a list: two videos. The file that source names is not looked for."""
+    prompt = {
+        "white": node("EmptyImage", width=64, height=64, batch_size=8, color=0xFFFFFF),
+        "red": node("EmptyImage", width=32, height=32, batch_size=4, color=0xFF0000),
+        "list": node("CreateList", **{"inputs.input0": ["white", 0], "inputs.input1": ["red", 0]}),
+        "clips": node(
+            "DiffDirectorVideoDataset", source="not there", images=["list", 0], caption="plain", frames=4, chunks=0, width=64, height=64,
+        ),
+    }  # fmt: skip
+    executor.run(prompt)
+    clips = datasets[-1][0]
+    assert [clip.start for clip in clips] == [0, 4, 0]
+    assert clips[2].read().mean((0, 2, 3)).tolist() == [1, 0, 0]
+    prompt["clips"]["inputs"]["caption"] = ["texts", 0]
+    prompt["texts"] = node("CreateList", **{"inputs.input0": ["a", 0], "inputs.input1": ["a", 0]})
+    prompt["a"] = node("PrimitiveString", value="a")
+    with pytest.raises(
+        RuntimeError, match="caption: expected one value, found a list of 2. Lists go into captions and images"
+    ):
+        executor.run(prompt)
+
+
+def test_a_changed_folder_is_noticed_and_an_unchanged_one_is_not_read_again(executor, base, datasets) -> None:
+    write_dataset(base / "input" / "watched", seed=6, n=1, frames=8)
+    for change, count in (
+        (lambda: None, 1),
+        (lambda: None, 1),
+        (lambda: (base / "input" / "watched" / "0000.txt").write_text("another caption"), 2),
+        (lambda: write_dataset(base / "input" / "watched", seed=8, n=2, frames=8), 3),
+        (lambda: (base / "input" / "watched" / "0001.mp4").unlink(), 4),
+    ):
+        change()
+        executor.run({"clips": node("DiffDirectorVideoDataset", source="watched", frames=4)})
+        assert len(datasets) == count
+
+
+def test_videos_that_cannot_be_used_stop_the_graph_before_a_model_is_loaded(executor, base, monkeypatch) -> None:
+    import nodes
+
+    def load(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(nodes.CheckpointLoaderSimple, "load_checkpoint", load)
+    (base / "input" / "bad").mkdir(parents=True)
+    (base / "input" / "bad" / "noise.mp4").write_bytes(b"not a video")
+    prompt = {
+        "checkpoint": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
+        "clips": node("DiffDirectorVideoDataset", source="bad"),
+        "train": node(
+            "DiffDirectorTrainMotionModule", model=["checkpoint", 0], clip=["checkpoint", 1], vae=["checkpoint", 2],
+            dataset=["clips", 0], name="never", steps=1,
+        ),
+    }  # fmt: skip
+    with pytest.raises(RuntimeError, match="None of the videos can be used:\nnoise.mp4 cannot be decoded"):
+        executor.run(prompt)
+    prompt["clips"]["inputs"]["source"] = "noise.mp4"
+    with pytest.raises(RuntimeError, match="found nothing of that name. Videos in "):
+        executor.run(prompt)

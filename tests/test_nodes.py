@@ -27,7 +27,10 @@ CONTRACT = {
     ),
     "DiffDirectorSaveMotionLora": (["motion_lora", "filename_prefix", "dialect", "precision", "rank"], ["STRING"]),
     "DiffDirectorDomainAdapter": (["model", "adapter_name", "strength"], ["MODEL"]),
-    "DiffDirectorVideoDataset": (["source", "caption", "frames", "frame_step", "width", "height"], ["MOTION_DATASET"]),
+    "DiffDirectorVideoDataset": (
+        ["source", "caption", "frames", "frame_step", "width", "height", "chain"],
+        ["MOTION_DATASET", "IMAGE"],
+    ),
     "DiffDirectorTrainMotionModule": (
         ["model", "clip", "vae", "dataset", "name", "steps", "motion_model"],
         ["MOTION_MODEL", "STRING"],
@@ -112,4 +115,6 @@ def test_sockets_refuse_objects_of_other_packs() -> None:
         types.motion_model({})
     with pytest.raises(ValueError, match="DiffDirector's Motion LoRA, found a list"):
         types.motion_loras([1])
+    with pytest.raises(ValueError, match="DiffDirector's Video Dataset, found a str"):
+        types.motion_dataset("videos")
     assert types.motion_loras(None) == ()

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from tqdm import tqdm
 
 from ..motion.module import load_motion_model
 from . import host
 from .config import ConfigError, MotionDirectorConfig, MotionModuleConfig, make_config
-from .dataset import DatasetError, VideoSource, encode_clips, find_videos
+from .contact_sheet import contact_sheet
+from .dataset import DatasetError, VideoSource, encode_clips, find_videos, read_text
 from .loop import StepReport, TrainingDiverged
 from .motion_director import MotionDirectorFiles, train_motion_director
 from .motion_module import train_motion_module
@@ -25,6 +27,9 @@ else:
 
 
 KINDS = {"motion_module": MotionModuleConfig, "motion_director": MotionDirectorConfig}
+DATASET = {
+    "source", "caption", "caption_file", "frames", "frame_step", "start", "chunks", "width", "height", "aspect_buckets", "hflip", "repeats",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,18 +56,17 @@ def read_recipe(path: Path) -> Recipe:
     kind = KINDS.get(content.get("recipe", ""))
     if kind is None:
         raise ConfigError(f"recipe: expected one of {', '.join(KINDS)}; found {content.get('recipe')}")
-    model, dataset, training = (dict(content.get(table, {})) for table in ("model", "dataset", "training"))
+    model, training = (dict(content.get(table, {})) for table in ("model", "training"))
     _known(model, "model.", {"checkpoint", "motion_model"})
-    _known(dataset, "dataset.", {"source", "caption", "frames", "frame_step", "start", "width", "height"})
-    if "source" not in dataset:
-        raise ConfigError("dataset.source: expected a video or a folder of videos, found none")
+    tables = content.get("dataset", {})
+    tables = tables if isinstance(tables, list) else [tables]
     motion_model = model.get("motion_model")
     if kind is MotionDirectorConfig and motion_model is None:
         raise ConfigError("model.motion_model: expected the motion model that the motion is taught to, found none")
     return Recipe(
         resume=bool(training.pop("resume", True)),
         config=make_config(kind, training),
-        videos=find_videos(Path(dataset.pop("source")), **dataset),
+        videos=[video for table in tables for video in _videos(table)],
         checkpoint=_file(model.get("checkpoint"), "model.checkpoint"),
         motion_model=None if motion_model is None else _file(motion_model, "model.motion_model"),
         output=Path(content.get("output", ".")),
@@ -85,7 +89,10 @@ def run(config: Path) -> int | str:
 
 
 def train(recipe: Recipe) -> Path:
-    """Returns the file of the result. Interrupting it keeps what was learnt."""
+    """Returns the file of the result; <name>.clips.png beside it shows the clips. Interrupting it keeps what was learnt."""
+    sheet = (contact_sheet(recipe.videos) * 255).round().byte()
+    recipe.output.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet.numpy()).save(recipe.output / f"{recipe.config.name}.clips.png")
     model, clip, vae = host.load_checkpoint(recipe.checkpoint)
     motion_model = None if recipe.motion_model is None else load_motion_model(str(recipe.motion_model))
     with tqdm(total=len(recipe.videos), desc="encoding", unit="video") as bar:
@@ -105,6 +112,16 @@ def train(recipe: Recipe) -> Path:
         assert motion_model is not None
         files = MotionDirectorFiles.in_folders(config.name, recipe.output, recipe.output)
         return train_motion_director(model, motion_model, clips, config, files, **running).temporal
+
+
+def _videos(table: Mapping[str, Any]) -> list[VideoSource]:
+    _known(table, "dataset.", DATASET)
+    if "source" not in table:
+        raise ConfigError("dataset.source: expected a video or a folder of videos, found none")
+    settings = {key: value for key, value in table.items() if key not in ("source", "caption_file")}
+    if table.get("caption_file"):
+        settings["captions"] = [read_text(Path(table["caption_file"]))]
+    return find_videos(Path(table["source"]), **settings)
 
 
 def _known(table: Mapping[str, Any], prefix: str, names: set[str]) -> None:

@@ -1,55 +1,81 @@
-"""Video files -> clips of latents with their text embeddings, computed once and cached on disk. No host import.
+"""Videos and frames -> clips of latents with their text embeddings, computed once and cached on disk. No host import.
 
-Decoded with PyAV, which ComfyUI brings; frames that are not needed are never converted. Latents and embeddings come from functions that the host binding
-gives; the cache is keyed by the file's content, the settings and those functions' own keys.
+Latents and embeddings come from functions that the host binding gives; the cache is keyed by content, settings and those
+functions' own keys.
 """
 
 from __future__ import annotations
 
-import hashlib
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
-import av
 import torch
-import torch.nn.functional as F
-from av.error import FFmpegError
 from safetensors.torch import load_file
 from torch import Generator, Tensor
 
 from .checkpoint import save_tensors
+from .sources import Clip, FrameSource, VideoSource, check_number, digest
+from .video import VIDEO_EXTENSIONS, DatasetError, left_out, nothing_usable
 
-VIDEO_EXTENSIONS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif"}
-
-
-class DatasetError(ValueError):
-    """Nothing to train on; the message says what was looked for and what was wrong with each file."""
+AnyClip = TypeVar("AnyClip", VideoSource, FrameSource)
 
 
-@dataclass(frozen=True)
-class VideoSource:
-    """One video file with its caption, and how clips are cut from it.
+def find_videos(
+    source: Path,
+    caption: str = "",
+    *,
+    captions: Sequence[str] = (),
+    chunks: int = 1,
+    hflip: bool = False,
+    repeats: int = 1,
+    **settings: Any,
+) -> list[VideoSource]:
+    """Clips of the video at source, or of all videos below it in the order of their names.
 
-    frame_step: every n-th frame is taken. width, height: of the pixels; the picture is scaled to cover them and cut at
-    the centre, never squashed.
+    A video's caption is its own in captions, else a .txt of its name beside it, else caption. captions, chunks, hflip,
+    repeats and settings are those of find_frames. What cannot be read or is too short is logged and left out. Raises
+    DatasetError where no clip is left, with every reason, and where captions and videos do not match.
     """
 
-    path: Path
-    caption: str
-    frames: int = 16
-    frame_step: int = 1
-    start: int = 0
-    width: int = 256
-    height: int = 256
+    def caption_of(path: Path) -> str:
+        text = path.with_suffix(".txt")
+        return read_text(text).strip() if text.exists() else caption
 
-    def key(self) -> str:
-        """Identifies content and settings: a file that changes is encoded anew."""
-        content = hashlib.sha256(self.path.read_bytes()).hexdigest()
-        settings = replace(self, path=Path(), caption="")
-        return _digest(f"{content} {settings}")
+    videos = [VideoSource(path, caption_of(path), **settings) for path in _videos_at(source)]
+    return _clips(videos, captions, chunks, hflip, repeats)
+
+
+def find_frames(
+    images: Sequence[Tensor],
+    caption: str = "",
+    *,
+    captions: Sequence[str] = (),
+    chunks: int = 1,
+    hflip: bool = False,
+    repeats: int = 1,
+    **settings: Any,
+) -> list[FrameSource]:
+    """Clips of frames that are already decoded: each of images, [n, h, w, 3 or 4] in [0, 1], is a video.
+
+    captions: one for each video or one for each clip, as a list or as the lines of a single text; an empty one counts
+    as none. chunks: clips per video, following one another; 0: as many as fit. hflip: each clip once more, mirrored.
+    repeats: every clip counts so often. settings: the fields of ClipSource. Raises DatasetError as find_videos does.
+    """
+    videos = [FrameSource(frames, caption, number, **settings) for number, frames in enumerate(images, 1)]
+    return _clips(videos, captions, chunks, hflip, repeats)
+
+
+def read_text(path: Path) -> str:
+    """A text of captions. Raises DatasetError where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DatasetError(f"{path}: expected a text file, found none that can be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DatasetError(f"{path}: expected text in UTF-8, found another encoding. Save it as UTF-8.") from None
 
 
 @dataclass(frozen=True)
@@ -65,89 +91,166 @@ class Encoder:
     text_key: str
 
 
+class ClipId(NamedTuple):
+    """Tells clips apart: what is filmed, whether left and right are exchanged, and what is said about it."""
+
+    footage: str
+    mirrored: bool
+    caption: str
+
+
 @dataclass(frozen=True)
 class LatentClips:
-    """latents: [clips, frames, c, h, w]; text: [captions + 1, tokens, dim], the last one of the empty caption;
-    caption_of: for each clip, its row in text."""
+    """latents: of each clip, [frames, c, h, w]; a tensor of all of them where they are of one size and length;
+    text: [captions + 1, tokens, dim], the last one of the empty caption; caption_of: for each clip, its row in text;
+    ids: for each clip; where there are none, all clips are different."""
 
-    latents: Tensor
+    latents: Sequence[Tensor] | Tensor
     text: Tensor
     caption_of: Tensor
+    ids: Sequence[ClipId] = ()
+
+    def __len__(self) -> int:
+        return len(self.latents)
 
     def sample(self, generator: Generator, count: int, caption_dropout: float) -> tuple[Tensor, Tensor]:
-        """count random clips, [count, frames, c, h, w], and their text, [count, tokens, dim], now and then the empty one."""
-        chosen = torch.randint(len(self.latents), (count,), generator=generator)
+        """count random clips, [count, frames, c, h, w], and their text, [count, tokens, dim], now and then the empty one.
+
+        All are of one size and length; each size comes up as often as it has clips.
+        """
+        bucket = next(iter(self._buckets.values()))
+        if len(self._buckets) > 1:
+            bucket = self._buckets[self.latents[int(torch.randint(len(self), (), generator=generator))].shape]
+        chosen = bucket[torch.randint(len(bucket), (count,), generator=generator)]
         dropped = torch.rand(count, generator=generator) < caption_dropout
         rows = torch.where(dropped, len(self.text) - 1, self.caption_of[chosen])
-        return self.latents[chosen], self.text[rows]
+        return torch.stack([self.latents[index] for index in chosen.tolist()]), self.text[rows]
 
+    @property
+    def digest(self) -> str:
+        """Short, and another one for other clips or captions."""
+        return digest(repr([tuple(clip) for clip in self._ids]))[:16]
 
-def find_videos(source: Path, caption: str = "", **settings: int) -> list[VideoSource]:
-    """The video at source, or all videos below it, sorted. A .txt beside a video gives its caption; caption otherwise."""
-    if source.is_dir():
-        paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in VIDEO_EXTENSIONS)
-    else:
-        paths = [source] if source.is_file() else []
-    if not paths:
-        raise DatasetError(
-            f"{source}: expected a video or a folder with {', '.join(sorted(VIDEO_EXTENSIONS))} files, found none."
-        )
+    def held_out(self, count: int) -> tuple[LatentClips, LatentClips]:
+        """(what is left to train on, the last count different clips, each once) with nothing of the one in the other.
 
-    def caption_for(path: Path) -> str:
-        text = path.with_suffix(".txt")
-        return text.read_text(encoding="utf-8").strip() if text.exists() else caption
+        Raises DatasetError where nothing would be left.
+        """
+        first = {clip.footage: index for index, clip in reversed(list(enumerate(self._ids)))}
+        footage = sorted(first, key=first.__getitem__)
+        if count >= len(footage):
+            raise DatasetError(
+                f"Holding {count} clips out for validation leaves nothing to train on: there are {len(footage)} different ones. "
+                "Hold out fewer, or add videos or chunks."
+            )
+        held = dict.fromkeys(footage[len(footage) - count :])
+        kept = [index for index, clip in enumerate(self._ids) if clip.footage not in held]
+        return self._only(kept), self._only([first[name] for name in held])
 
-    return [VideoSource(path, caption_for(path), **settings) for path in paths]
+    @cached_property
+    def _buckets(self) -> dict[torch.Size, Tensor]:
+        """Shape of latents -> the numbers of the clips that have it."""
+        shapes = [latents.shape for latents in self.latents]
+        return {
+            shape: torch.tensor([index for index, other in enumerate(shapes) if other == shape])
+            for shape in dict.fromkeys(shapes)
+        }
 
+    @property
+    def _ids(self) -> Sequence[ClipId]:
+        return self.ids or [ClipId(str(index), False, "") for index in range(len(self))]
 
-def read_clip(source: VideoSource) -> Tensor:
-    """Decode one clip: [frames, 3, height, width] in [0, 1]. Raises DatasetError naming the file and the reason."""
-    wanted = range(source.start, source.start + source.frames * source.frame_step, source.frame_step)
-    pictures = []
-    try:
-        with av.open(str(source.path)) as container:
-            for index, frame in enumerate(container.decode(video=0)):
-                if index in wanted:
-                    pictures.append(torch.from_numpy(frame.to_ndarray(format="rgb24")))
-                if len(pictures) == len(wanted):
-                    break
-    except (FFmpegError, IndexError) as error:
-        raise DatasetError(f"{source.path.name} cannot be decoded: {error}") from None
-    if len(pictures) < len(wanted):
-        raise DatasetError(
-            f"{source.path.name}: {source.frames} frames at a step of {source.frame_step} from {source.start} on need "
-            f"{wanted[-1] + 1} frames, it has fewer. Lower frames or frame_step."
-        )
-    return _cover(torch.stack(pictures).permute(0, 3, 1, 2).float() / 255, source.height, source.width)
+    def _only(self, chosen: list[int]) -> LatentClips:
+        ids = self._ids
+        latents = [self.latents[index] for index in chosen]
+        return LatentClips(latents, self.text, self.caption_of[chosen], [ids[index] for index in chosen])
 
 
 def encode_clips(
-    sources: Sequence[VideoSource], encoder: Encoder, cache: Path, on_clip: Callable[[int, int], object]
+    sources: Sequence[Clip], encoder: Encoder, cache: Path, on_clip: Callable[[int, int], object]
 ) -> LatentClips:
     """Latents and text of every readable source; what cannot be read is logged with its reason and left out.
 
-    cache: the folder in which both are kept. on_clip(done, total) is called after each video. Raises DatasetError when nothing is left.
+    cache: the folder in which both are kept. on_clip(done, total) is called after each source. Raises DatasetError when
+    nothing is left.
     """
-    latents, captions, reasons = [], [], []
-    for index, source in enumerate(sources):
-        path = cache / "latents" / f"{source.key()}-{encoder.key}.safetensors"
-        try:
-            latents.append(_cached(path, lambda source=source: encoder.latents(read_clip(source))))
-            captions.append(source.caption)
-        except DatasetError as error:
-            reasons.append(str(error))
-            logging.warning("DiffDirector: left out %s", error)
-        on_clip(index + 1, len(sources))
-    if not latents:
-        raise DatasetError("None of the videos can be used:\n" + "\n".join(reasons))
-    distinct = sorted(set(captions))
+    encoded: dict[int, tuple[Tensor, ClipId] | None] = {}  # by identity: repeated clips are one and the same
+    reasons: list[str] = []
+    for done, source in enumerate(sources, 1):
+        if id(source) not in encoded:
+            encoded[id(source)] = None
+            with left_out(reasons):
+                path = cache / "latents" / f"{source.key()}-{encoder.key}.safetensors"
+                latents = _cached(path, lambda source=source: encoder.latents(source.read()))
+                footage = replace(source, mirrored=False).key()
+                encoded[id(source)] = latents, ClipId(footage, source.mirrored, source.caption)
+        on_clip(done, len(sources))
+    usable = [clip for source in sources if (clip := encoded[id(source)]) is not None]
+    if not usable:
+        raise nothing_usable(reasons)
+    latents, ids = zip(*usable, strict=True)
+    captions = sorted({clip.caption for clip in ids})
     text = [
-        _cached(cache / "text" / f"{_digest(caption)}-{encoder.text_key}.safetensors", partial(encoder.text, caption))
-        for caption in [*distinct, ""]
+        _cached(cache / "text" / f"{digest(caption)}-{encoder.text_key}.safetensors", partial(encoder.text, caption))
+        for caption in [*captions, ""]
     ]
-    return LatentClips(
-        torch.stack(latents), torch.stack(text), torch.tensor([distinct.index(caption) for caption in captions])
+    return LatentClips(latents, torch.stack(text), torch.tensor([captions.index(clip.caption) for clip in ids]), ids)
+
+
+def _clips(videos: Sequence[AnyClip], captions: Sequence[str], chunks: int, hflip: bool, repeats: int) -> list[AnyClip]:
+    check_number("chunks", chunks, 0)
+    check_number("repeats", repeats, 1)
+    cut: list[list[AnyClip]] = []
+    reasons: list[str] = []
+    for video in videos:
+        cut.append([])
+        with left_out(reasons):
+            cut[-1] = video.chunks(chunks)
+    if not any(cut):
+        raise nothing_usable(reasons)
+    clips = _captioned(cut, captions) if captions else [clip for video in cut for clip in video]
+    if hflip:
+        clips = [side for clip in clips for side in (clip, replace(clip, mirrored=True))]
+    return clips * repeats
+
+
+def _captioned(cut: Sequence[Sequence[AnyClip]], captions: Sequence[str]) -> list[AnyClip]:
+    """The clips of every video with their captions, one per video or one per clip."""
+    given_as = [captions]  # last: a single text of several lines may also be the caption of a single video
+    if len(captions) == 1:
+        given_as = [captions[0].splitlines(), captions[0].rstrip().splitlines(), captions]
+    count = sum(len(video) for video in cut)
+    for given in given_as:
+        if len(given) == len(cut):
+            given = [text for text, video in zip(given, cut, strict=True) for _ in video]
+        if len(given) == count:
+            clips = [clip for video in cut for clip in video]
+            return [
+                replace(clip, caption=text.strip() or clip.caption) for clip, text in zip(clips, given, strict=True)
+            ]
+    raise DatasetError(
+        f"captions: expected {len(cut)}, one for each video, or {count}, one for each clip; found {len(given_as[0])}."
     )
+
+
+def _videos_at(source: Path) -> list[Path]:
+    if source.is_file():
+        return [source]
+    found = _videos_in(source.rglob("*"))
+    if found:
+        return found
+    expected = f"{source}: expected a video or a folder with {', '.join(sorted(VIDEO_EXTENSIONS))} files, found"
+    if source.is_dir():
+        raise DatasetError(f"{expected} none.")
+    names = [path.name for path in _videos_in(source.parent.glob("*"))]
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    raise DatasetError(
+        f"{expected} nothing of that name. Videos in {source.parent}: {', '.join(names[:20]) or 'none'}{more}."
+    )
+
+
+def _videos_in(paths: Iterable[Path]) -> list[Path]:
+    return sorted(path for path in paths if path.suffix.lower() in VIDEO_EXTENSIONS and not path.name.startswith("."))
 
 
 def _cached(path: Path, make: Callable[[], Tensor]) -> Tensor:
@@ -155,18 +258,3 @@ def _cached(path: Path, make: Callable[[], Tensor]) -> Tensor:
         save_tensors(path, {"value": make()}, {})
     (value,) = load_file(path).values()
     return value
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _cover(pixels: Tensor, height: int, width: int) -> Tensor:
-    scale = max(height / pixels.shape[2], width / pixels.shape[3])
-    if scale != 1:
-        size = [
-            max(target, round(side * scale)) for side, target in zip(pixels.shape[2:], (height, width), strict=True)
-        ]
-        pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-    top, left = (pixels.shape[2] - height) // 2, (pixels.shape[3] - width) // 2
-    return pixels[:, :, top : top + height, left : left + width].contiguous()

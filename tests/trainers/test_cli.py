@@ -6,9 +6,11 @@ import os
 import re
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from diffdirector.lora.patches import load_lora
 from diffdirector.motion.identify import FileKind
@@ -59,6 +61,7 @@ def test_the_shipped_recipe_trains_a_motion_model(recipe: str, tmp_path: Path) -
     assert done.returncode == 0, done.stderr[-3000:]
     path = tmp_path / "models/animatediff_models/my-motion-module.safetensors"
     assert f"{path.relative_to(tmp_path)} is done." in done.stdout
+    assert Image.open(path.with_suffix(".clips.png")).size == (4 * 96 + 3 * 2, 2 * 96 + 2)
     assert load_motion_model(str(path)).config.max_frames == 32
 
 
@@ -70,6 +73,22 @@ def test_the_shipped_recipe_trains_motion_director(recipe: str, base: Path, tmp_
     folder = tmp_path / "models/animatediff_motion_lora"
     assert load_lora(str(folder / "my-motion.safetensors"), "my-motion", FileKind.MOTION_LORA)
     assert load_lora(str(folder / "my-motion-spatial.safetensors"), "my-motion", FileKind.SPATIAL_LORA)
+
+
+@pytest.mark.slow
+def test_videos_that_cannot_be_used_are_found_out_before_a_model_is_loaded(recipe: str, tmp_path: Path) -> None:
+    for path in (tmp_path / "input" / "videos").glob("*.mp4"):
+        content = bytearray(path.read_bytes())
+        start = content.index(b"mdat") + 4
+        content[start : start + 400] = bytes(400)
+        path.write_bytes(content)
+    (tmp_path / "recipe.toml").write_text(
+        re.sub(r'^checkpoint = "[^"]+"', 'checkpoint = "recipe.toml"', recipe, flags=re.MULTILINE)
+    )
+    done = run(tmp_path)
+    assert done.returncode == 1
+    assert "None of the videos can be used:" in done.stderr
+    assert "model.checkpoint" not in done.stderr
 
 
 @pytest.mark.slow
@@ -93,6 +112,7 @@ def test_a_mistake_is_one_line_and_no_traceback(tmp_path: Path) -> None:
         ("checkpoint = ", "# checkpoint = ", "model.checkpoint: expected a file, found none"),
         ('recipe = "motion_module"', 'recipe = "motion_director"', "model.motion_model: expected the motion model"),
         ("frame_step", "frames_step", "dataset.frames_step: expected one of"),
+        ('source = "input/videos"', "", "dataset.source: expected a video or a folder of videos, found none"),
         ("steps = 2", "stepz = 2", "stepz: expected one of name, steps"),
         ("steps = 2", "steps = 0", "steps: expected at least 1, found 0"),
     ],
@@ -102,6 +122,35 @@ def test_recipes_that_cannot_be_are_refused(recipe: str, tmp_path: Path, before:
     path.write_text(recipe.replace(before, after, 1))
     with pytest.raises(ConfigError, match=re.escape(message)):
         read_recipe(path)
+
+
+def test_a_recipe_of_several_datasets(recipe: str, tmp_path: Path) -> None:
+    (tmp_path / "captions.txt").write_text("first\nsecond\n")
+    second = """
+[[dataset]]
+source = "input/videos"
+caption_file = "captions.txt"
+frames = 2
+start = 1
+chunks = 0
+width = 32
+height = 32
+aspect_buckets = true
+hflip = true
+repeats = 2
+"""
+    text = recipe.replace("[dataset]", "[[dataset]]").replace(
+        'caption_file = ""', f'caption_file = "{tmp_path}/captions.txt"'
+    )
+    (tmp_path / "recipe.toml").write_text(text + second)
+    first, *rest = [
+        list(group) for _, group in groupby(read_recipe(tmp_path / "recipe.toml").videos, lambda video: video.frames)
+    ]
+    assert [video.caption for video in first] == ["first", "second"]
+    assert [(video.caption, video.start, video.mirrored) for video in rest[0]] == [
+        ("first", 1, False), ("first", 1, True), ("second", 1, False), ("second", 1, True),
+    ] * 2  # fmt: skip
+    assert all(video.aspect_buckets and video.width == video.height == 32 for video in rest[0])
 
 
 def test_a_recipe_without_videos_is_refused(recipe: str, tmp_path: Path) -> None:
