@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import comfy.utils
 from comfy_api.latest import io
 from safetensors.torch import load_file
 
@@ -15,6 +14,7 @@ from ..trainers.checkpoint import load_state
 from ..trainers.config import PRECISIONS, MotionDirectorConfig, make_config
 from ..trainers.motion_director import TEMPORAL, MotionDirectorFiles, train_motion_director
 from . import folders, types
+from .live import LiveTraining
 from .training import latent_clips
 from .types import MotionDatasetSocket, MotionLoraSocket, MotionModelSocket
 
@@ -67,22 +67,20 @@ class TrainMotionDirector(io.ComfyNode):
                 io.Custom("LOSS_MAP").Output(display_name="loss", tooltip="The temporal path's loss at each step, for Plot Loss Graph."),
                 io.String.Output(display_name="path", tooltip="Where the MotionLoRA was saved."),
             ],
+            hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
     def execute(cls, model, clip, vae, motion_model, dataset, resume=True, **settings) -> io.NodeOutput:
         config = make_config(MotionDirectorConfig, settings)
         handle = types.motion_model(motion_model)
-        clips = latent_clips(dataset, model, vae, clip)
+        live = LiveTraining(cls.hidden.unique_id, config.steps)
+        clips = latent_clips(dataset, model, vae, clip, live)
         temporal, spatial = (Path(folders.first_path(kind)) for kind in (folders.MOTION_LORAS, folders.LORAS))
         files = MotionDirectorFiles.in_folders(config.name, temporal, spatial)
-        progress = comfy.utils.ProgressBar(config.steps)
-        train_motion_director(
-            model, handle, clips, config, files, resume=resume,
-            on_step=lambda report: progress.update_absolute(report.step, config.steps),
-        )  # fmt: skip
+        train_motion_director(model, handle, clips, config, files, resume=resume, on_step=live.step)
         logging.info("DiffDirector: saved %s and %s", files.temporal, files.spatial)
         layers = load_lora(str(files.temporal), files.temporal.name, FileKind.MOTION_LORA)
         loras = (MotionLora(files.temporal.name, layers, 1.0),)
         losses = [losses[TEMPORAL] for losses in load_state(files.state)["losses"]]
-        return io.NodeOutput(loras, load_file(files.spatial), {"loss": losses}, str(files.temporal))
+        return io.NodeOutput(loras, load_file(files.spatial), {"loss": losses}, str(files.temporal), ui=live.ui())

@@ -15,6 +15,7 @@ from ..trainers.config import PRECISIONS, MotionModuleConfig, make_config
 from ..trainers.dataset import LatentClips, encode_clips
 from ..trainers.motion_module import train_motion_module
 from . import folders, types
+from .live import LiveTraining
 from .types import MotionDatasetSocket, MotionModelSocket
 
 
@@ -83,6 +84,7 @@ class TrainMotionModule(io.ComfyNode):
                 MotionModelSocket.Output(display_name="motion_model", tooltip="The trained motion model."),
                 io.String.Output(display_name="path", tooltip="Where it was saved."),
             ],
+            hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
@@ -92,8 +94,8 @@ class TrainMotionModule(io.ComfyNode):
         parts = tuple(part.strip() for part in trainable.split(",") if part.strip())
         config = make_config(MotionModuleConfig, settings | {"trainable": parts})
         start_from = None if motion_model is None else types.motion_model(motion_model)
-        clips = latent_clips(dataset, model, vae, clip)
-        progress = comfy.utils.ProgressBar(config.steps)
+        live = LiveTraining(cls.hidden.unique_id, config.steps)
+        clips = latent_clips(dataset, model, vae, clip, live)
         path = train_motion_module(
             model,
             clips,
@@ -101,15 +103,23 @@ class TrainMotionModule(io.ComfyNode):
             Path(folders.first_path(folders.MOTION_MODELS)),
             start_from=start_from,
             resume=resume,
-            on_step=lambda report: progress.update_absolute(report.step, config.steps),
+            on_step=live.step,
         )
         logging.info("DiffDirector: saved %s", path)
-        return io.NodeOutput(load_motion_model(str(path)), str(path))
+        return io.NodeOutput(load_motion_model(str(path)), str(path), ui=live.ui())
 
 
-def latent_clips(dataset, model, vae, clip) -> LatentClips:
+def latent_clips(dataset, model, vae, clip, live: LiveTraining) -> LatentClips:
     """What a training node trains on, with the host's progress bar; computed once and kept in the user's folder."""
     sources = types.motion_dataset(dataset)
     progress = comfy.utils.ProgressBar(len(sources))
     cache = Path(folder_paths.get_user_directory()) / "diffdirector"
-    return encode_clips(sources, host.encoder(model, vae, clip), cache, progress.update_absolute)
+
+    def on_clip(done: int, total: int) -> None:
+        live.phase(f"encoding clips {done}/{total}")
+        progress.update_absolute(done)
+
+    live.phase(f"encoding clips 0/{len(sources)}")
+    clips = encode_clips(sources, host.encoder(model, vae, clip), cache, on_clip)
+    live.phase("preparing")
+    return clips
