@@ -64,6 +64,11 @@ class TrainableLora:
         for parameter in self.parameters().values():
             parameter.requires_grad_(required)
 
+    def train(self, training: bool) -> None:
+        """With dropout, or without it."""
+        for branch in self.branches.values():
+            branch.train(training)
+
     def layers(self, weights: Mapping[str, Tensor]) -> dict[str, LoraLayer]:
         """For a file, from weights named as parameters() names them, shaped like the layers they are for.
 

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
+
+_open: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+
+
+def frames_seen_by(norm: nn.Module) -> int | None:
+    """Of the over_clips that is open for this norm; None where none is."""
+    return _open.get(norm)
 
 
 @contextmanager
@@ -23,8 +31,11 @@ def over_clips(norms: Sequence[nn.Module], frames: int) -> Iterator[None]:
     hooks = [
         hook for norm in norms for hook in (norm.register_forward_pre_hook(gather), norm.register_forward_hook(spread))
     ]
+    _open.update(dict.fromkeys(norms, frames))
     try:
         yield
     finally:
+        for norm in norms:
+            _open.pop(norm, None)
         for hook in hooks:
             hook.remove()

@@ -8,6 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..trainers.contact_sheet import contact_sheet
 from ..trainers.dataset import find_frames, find_videos, read_text
+from ..trainers.presets import CUSTOM, PRESETS
 from . import folders, types
 from .types import MotionDatasetSocket
 
@@ -63,6 +64,10 @@ class VideoDataset(io.ComfyNode):
                     "repeats", default=1, min=1, max=1000, optional=True,
                     tooltip="How often each clip counts, to weigh one dataset against another.",
                 ),
+                io.Combo.Input(
+                    "preset", options=[CUSTOM, *PRESETS], default=CUSTOM, optional=True,
+                    tooltip="Sets width, height and aspect_buckets in place of those above: consumer is for 8 GB. Choose the same in Train MotionDirector.",
+                ),
             ],
             outputs=[
                 MotionDatasetSocket.Output(display_name="dataset", tooltip="Connect it to a training node."),
@@ -79,6 +84,9 @@ class VideoDataset(io.ComfyNode):
     @classmethod
     def execute(cls, source, images=(), captions=(), caption_file=(), chain=(), **values) -> io.NodeOutput:
         settings = {key: _single(key, value) for key, value in values.items()}
+        preset = settings.pop("preset", CUSTOM)
+        if preset != CUSTOM:
+            settings |= PRESETS[preset].dataset
         if not captions and any(caption_file):
             captions = [read_text(folders.below_input(_single("caption_file", caption_file)))]
         if images:

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import psutil
@@ -80,13 +80,17 @@ class LiveTraining:
         self._phase = text
         self._send()
 
-    def step(self, report: StepReport, validation: float | None = None) -> None:
+    def earlier(self, losses: Sequence[Mapping[str, float]]) -> None:
+        """Losses of the steps that an earlier run took, from its first on."""
+        for step, values in enumerate(losses, 1):
+            self._add(step, values)
+
+    def step(self, report: StepReport) -> None:
         """After each step. Raises the host's interruption when the user cancels."""
         self._phase, self._step = "", report.step
-        losses = dict(report.losses) if validation is None else {**report.losses, "validation": validation}
-        for name, value in losses.items():
-            if math.isfinite(value):
-                self._curves.setdefault(name, Curve()).add(report.step, value)
+        self._add(report.step, report.losses)
+        if report.validation is not None:
+            self._add(report.step, {"validation": report.validation})
         now = self._working_time()
         self._first = self._first or report.step
         self._times.append((now, report.step))
@@ -131,6 +135,11 @@ class LiveTraining:
             "memory": self._memory,
             "sample": self._sample,
         }
+
+    def _add(self, step: int, losses: Mapping[str, float]) -> None:
+        for name, value in losses.items():
+            if math.isfinite(value):
+                self._curves.setdefault(name, Curve()).add(step, value)
 
     def _rate(self) -> float | None:
         """Steps per second of late."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import comfy.utils
@@ -11,8 +12,9 @@ from comfy_api.latest import io
 
 from ..motion.module import load_motion_model
 from ..trainers import host
+from ..trainers.checkpoint import check_writable
 from ..trainers.config import PRECISIONS, MotionModuleConfig, make_config
-from ..trainers.dataset import LatentClips, encode_clips
+from ..trainers.dataset import Clip, LatentClips, encode_clips
 from ..trainers.motion_module import train_motion_module
 from . import folders, types
 from .live import LiveTraining
@@ -77,7 +79,10 @@ class TrainMotionModule(io.ComfyNode):
                     tooltip="What layers compute in; weights are kept in float32. auto is bfloat16 where the device is good at it.",
                 ),
                 io.Int.Input("save_every", default=500, min=0, max=100000, optional=True, advanced=True, tooltip="Steps between saves; 0: only at the end."),
-                io.Int.Input("seed", default=0, min=0, max=2**31, optional=True, tooltip="The same seed gives the same training."),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=2**31, control_after_generate=False, optional=True,
+                    tooltip="The same seed gives the same training, and a further run goes on from this one.",
+                ),
                 io.Boolean.Input("resume", default=True, optional=True, tooltip="Go on from an earlier run of the same name."),
             ],
             outputs=[
@@ -93,14 +98,17 @@ class TrainMotionModule(io.ComfyNode):
     ) -> io.NodeOutput:
         parts = tuple(part.strip() for part in trainable.split(",") if part.strip())
         config = make_config(MotionModuleConfig, settings | {"trainable": parts})
+        folder = Path(folders.first_path(folders.MOTION_MODELS))
+        check_writable(folder)
         start_from = None if motion_model is None else types.motion_model(motion_model)
         live = LiveTraining(cls.hidden.unique_id, config.steps)
-        clips = latent_clips(dataset, model, vae, clip, live)
+        clips = encoded(types.motion_dataset(dataset), model, vae, clip, live)
+        host.unload(vae.patcher, clip.patcher)
         path = train_motion_module(
             model,
             clips,
             config,
-            Path(folders.first_path(folders.MOTION_MODELS)),
+            folder,
             start_from=start_from,
             resume=resume,
             on_step=live.step,
@@ -109,9 +117,8 @@ class TrainMotionModule(io.ComfyNode):
         return io.NodeOutput(load_motion_model(str(path)), str(path), ui=live.ui())
 
 
-def latent_clips(dataset, model, vae, clip, live: LiveTraining) -> LatentClips:
+def encoded(sources: Sequence[Clip], model, vae, clip, live: LiveTraining) -> LatentClips:
     """What a training node trains on, with the host's progress bar; computed once and kept in the user's folder."""
-    sources = types.motion_dataset(dataset)
     progress = comfy.utils.ProgressBar(len(sources))
     cache = Path(folder_paths.get_user_directory()) / "diffdirector"
 

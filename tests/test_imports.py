@@ -15,6 +15,7 @@ MAY_IMPORT_HOST = {
     "motion/splice.py",
     "lora/patches.py",
     "trainers/denoiser.py",
+    "trainers/sampling.py",
     "trainers/host.py",
     "trainers/motion_director.py",
     "trainers/motion_module.py",

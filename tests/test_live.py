@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -95,10 +96,17 @@ def test_time_left_counts_the_samples_but_the_speed_does_not(sent, clock, base) 
     assert sent[-1]["phase"] == ""
 
 
+def test_a_resumed_run_shows_the_losses_of_the_earlier_one(sent, clock) -> None:
+    live = LiveTraining("1", 3, clock)
+    live.earlier([{"loss": 3.0}, {"loss": 2.0, "validation": 2.5}])
+    live.step(report(3, loss=1.0))
+    assert sent[-1]["series"] == {"loss": [[1, 3.0], [2, 2.0], [3, 1.0]], "validation": [[2, 2.5]]}
+
+
 def test_losses_that_are_no_numbers_are_left_out(sent, clock) -> None:
     live = LiveTraining("1", 2, clock)
-    live.step(report(1, loss=math.nan), validation=math.inf)
-    live.step(report(2, loss=0.25), validation=0.5)
+    live.step(replace(report(1, loss=math.nan), validation=math.inf))
+    live.step(replace(report(2, loss=0.25), validation=0.5))
     assert sent[-1]["series"] == {"loss": [[2, 0.25]], "validation": [[2, 0.5]]}
 
 

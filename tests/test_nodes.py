@@ -37,7 +37,7 @@ CONTRACT = {
     ),
     "DiffDirectorTrainMotionDirector": (
         ["model", "clip", "vae", "motion_model", "dataset", "name", "steps"],
-        ["MOTION_LORA", "LORA_MODEL", "LOSS_MAP", "STRING"],
+        ["MOTION_LORA", "LORA_MODEL", "LOSS_MAP", "IMAGE", "STRING"],
     ),
 }
 LOCALES = ["en", "zh"]

@@ -9,23 +9,42 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 
+class SaveError(OSError):
+    """A file cannot be written; the message says where and why. What was there before is untouched."""
+
+
 def write_atomically(path: Path, write: Callable[[str], Any]) -> None:
-    """write(temporary name), then fsync and rename: a reader sees the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
+    """write(temporary name), then fsync and rename: a reader sees the old file or the new one, never half of it.
+
+    Raises SaveError where the folder takes no file, or not all of it.
+    """
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
         write(temporary)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save says RuntimeError of a full disk
+        raise SaveError(
+            f"{path} cannot be written: {error}. Make room on that disk or the folder writable, and run again; an earlier file of this name is untouched."
+        ) from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise SaveError now rather than after hours of work."""
+    write_atomically(folder / ".diffdirector", lambda temporary: None)
+    (folder / ".diffdirector").unlink()
 
 
 def save_tensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 PRECISIONS = ("auto", "float32", "bfloat16")
+SCHEDULES = ("constant", "cosine")
 
 Config = TypeVar("Config", bound="TrainConfig")
 
@@ -23,7 +24,9 @@ class TrainConfig:
     from zero; lr_schedule then keeps it ("constant") or lowers it to zero ("cosine"). min_snr_gamma: 0 is off
     (arXiv:2303.09556). truncated_snr_cap: 0 is off; weighs noisy samples up to so much more (arXiv:2202.00512).
     timestep_bias: 0 draws timesteps evenly, more prefers noisy ones, where the order of frames is decided. ema_decay: 0
-    is off; the averaged weights are what is saved. precision: what layers compute in ("float32", "bfloat16", or "auto":
+    is off; the averaged weights are what is saved. optimizer: one of optimizers.KINDS. noise_offset: 0 is off; adds to the
+    noise of a whole clip and channel, which teaches its brightness too. held_out: so many clips are not trained on; their
+    loss is measured every validate_every steps. tensorboard: write logs for it, too. precision: what layers compute in ("float32", "bfloat16", or "auto":
     bfloat16 where the device is good at it); weights are kept and updated in float32. save_every: 0 only at the end.
     """
 
@@ -39,8 +42,13 @@ class TrainConfig:
     min_snr_gamma: float = 0.0
     truncated_snr_cap: float = 0.0
     timestep_bias: float = 0.0
+    optimizer: str = "AdamW"
+    noise_offset: float = 0.0
     caption_dropout: float = 0.1
     ema_decay: float = 0.0
+    held_out: int = 0
+    validate_every: int = 50
+    tensorboard: bool = False
     precision: str = "auto"
     save_every: int = 500
     seed: int = 0
@@ -49,14 +57,16 @@ class TrainConfig:
         _check(
             bool(self.name) and not set(self.name) & set('/\\:*?"<>|'), "name", "a file name without folders", self.name
         )
-        for key in ("steps", "batch_size", "accumulate"):
+        for key in ("steps", "batch_size", "accumulate", "validate_every"):
             _check(getattr(self, key) >= 1, key, "at least 1", getattr(self, key))
         for key in ("learning_rate", "max_grad_norm"):
             _check(getattr(self, key) > 0, key, "more than 0", getattr(self, key))
+        for key in ("held_out", "noise_offset", "min_snr_gamma", "truncated_snr_cap", "timestep_bias", "weight_decay"):
+            _check(getattr(self, key) >= 0, key, "0 or more", getattr(self, key))
         for key in ("caption_dropout", "ema_decay"):
             _check(0 <= getattr(self, key) < 1, key, "from 0 to below 1", getattr(self, key))
         _check(self.precision in PRECISIONS, "precision", " or ".join(map(repr, PRECISIONS)), self.precision)
-        _check(self.lr_schedule in ("constant", "cosine"), "lr_schedule", '"constant" or "cosine"', self.lr_schedule)
+        _check(self.lr_schedule in SCHEDULES, "lr_schedule", " or ".join(map(repr, SCHEDULES)), self.lr_schedule)
 
 
 @dataclass(frozen=True)

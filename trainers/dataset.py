@@ -78,6 +78,14 @@ def read_text(path: Path) -> str:
         raise DatasetError(f"{path}: expected text in UTF-8, found another encoding. Save it as UTF-8.") from None
 
 
+def check_captions(sources: Sequence[Clip]) -> None:
+    """Raise DatasetError where nothing is said about any clip: then its subject is learnt as part of the motion."""
+    if not any(source.caption.strip() for source in sources):
+        raise DatasetError(
+            "Expected a caption for the clips, found none. Say what they show, subject and motion, in caption or in a .txt file beside each video."
+        )
+
+
 @dataclass(frozen=True)
 class Encoder:
     """pixels [f, 3, h, w] in [0, 1] -> latents as the UNet takes them [f, c, h/8, w/8]; captions -> [n, tokens, dim].
@@ -112,6 +120,19 @@ class LatentClips:
 
     def __len__(self) -> int:
         return len(self.latents)
+
+    @property
+    def frames(self) -> int:
+        """Of the first clip; so are width and height, in px."""
+        return self.latents[0].shape[0]
+
+    @property
+    def width(self) -> int:
+        return 8 * self.latents[0].shape[-1]
+
+    @property
+    def height(self) -> int:
+        return 8 * self.latents[0].shape[-2]
 
     def sample(self, generator: Generator, count: int, caption_dropout: float) -> tuple[Tensor, Tensor]:
         """count random clips, [count, frames, c, h, w], and their text, [count, tokens, dim], now and then the empty one.

@@ -48,7 +48,11 @@ class Denoiser:
     def draw(self, x: Tensor, generator: Generator) -> Noised:
         """Timesteps and noise for clips x [n, frames, c, h, w]; one timestep a clip."""
         u = torch.rand(len(x), generator=generator) ** (1 / (1 + self.config.timestep_bias))
-        return Noised(x, torch.randn(x.shape, generator=generator), (u * len(self.alpha_bars)).long())
+        noise = torch.randn(x.shape, generator=generator)
+        if self.config.noise_offset:
+            # https://www.crosslabs.org/blog/diffusion-with-offset-noise, the same for all frames: a clip does not flicker
+            noise += self.config.noise_offset * torch.randn(len(x), 1, x.shape[2], 1, 1, generator=generator)
+        return Noised(x, noise, (u * len(self.alpha_bars)).long())
 
     def predict(self, noised: Noised, context: Tensor) -> Prediction:
         """context: text, [n, tokens, dim]."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..motion.module import TemporalTransformer
+from ..motion.norms import frames_seen_by, over_clips
 from ..motion.splice import options_for_direct_call
 from .config import ConfigError
 from .dataset import Encoder
+
+POOLED_WIDTH = 1280  # of SDXL's pooled text
 
 
 @contextmanager
@@ -78,7 +81,8 @@ def encoder(model: ModelPatcher, vae: Any, clip: Any) -> Encoder:
 
     def text(caption: str) -> Tensor:
         with torch.inference_mode():
-            return clip.encode_from_tokens(clip.tokenize(caption))[0].cpu().clone()
+            tokens, pooled = clip.encode_from_tokens(clip.tokenize(caption), return_pooled=True)
+            return _with_pooled(model, tokens, pooled).cpu().clone()
 
     # clip skip, the tokenizer's options and a LoRA (new on every load) change what the same weights say
     settings = (clip.layer_idx, clip.tokenizer_options, clip.patcher.patches and clip.patcher.patches_uuid)
@@ -92,6 +96,10 @@ def alpha_bars(model: ModelPatcher) -> Tensor:
     return (1 / (1 + sampling.sigmas.double() ** 2)).float()
 
 
+def is_sdxl(model: ModelPatcher) -> bool:
+    return model.model.diffusion_model.num_classes is not None
+
+
 def is_v_prediction(model: ModelPatcher) -> bool:
     return isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.V_PREDICTION)
 
@@ -99,6 +107,22 @@ def is_v_prediction(model: ModelPatcher) -> bool:
 def load(model: ModelPatcher) -> None:
     """Have the host make room for model and what is attached to it, wholly: half-loaded weights are cast without gradients."""
     comfy.model_management.load_models_gpu([model, *model.get_nested_additional_models()], force_full_load=True)
+
+
+def unload(*models: ModelPatcher) -> None:
+    """Have the host take models, and what is attached to them, off their device; other models stay."""
+    ours = [patcher for model in models for patcher in (model, *model.get_nested_additional_models())]
+    loaded = comfy.model_management.current_loaded_models
+    others = [entry for entry in loaded if not any(entry.model is one or one.is_clone(entry.model) for one in ours)]
+    for device in {patcher.load_device for patcher in ours}:
+        comfy.model_management.free_memory(1e30, device, others)
+
+
+def name_of(model: ModelPatcher) -> str:
+    """The file that model was loaded from, or else its kind."""
+    loader_arguments = (model.cached_patcher_init or (None, ()))[1]
+    paths = [Path(value).name for value in loader_arguments if isinstance(value, str)]
+    return paths[0] if paths else type(model.model).__name__
 
 
 def spatial_layers(model: ModelPatcher) -> dict[str, torch.nn.Module]:
@@ -117,15 +141,22 @@ def recompute_activations(model: ModelPatcher, motion: torch.nn.Module) -> None:
     kinds = (ResBlock, SpatialTransformer, TemporalTransformer)
     for layer in [*model.model.diffusion_model.modules(), *motion.modules()]:
         if isinstance(layer, kinds):
-            layer.forward = _recomputed(layer.forward)
+            layer.forward = _recomputed(layer, layer.forward)
 
 
-def _recomputed(forward: Any) -> Any:
+def _recomputed(layer: torch.nn.Module, forward: Any) -> Any:
+    norms = [module for module in layer.modules() if isinstance(module, torch.nn.GroupNorm)]
+
     def run(*arguments: Any, **options: Any) -> Any:
+        # v1 has norms that see whole clips while the UNet runs; they must again when it is run again, in the backward pass
+        frames = {norm: seen for norm in norms if (seen := frames_seen_by(norm))}
+        again = over_clips(list(frames), max(frames.values(), default=1))
         # the host writes into transformer_options as it goes; the second time must see what the first saw
         arguments = tuple(dict(value) if isinstance(value, dict) else value for value in arguments)
         options = {key: dict(value) if isinstance(value, dict) else value for key, value in options.items()}
-        return checkpoint(forward, *arguments, use_reentrant=False, **options)
+        return checkpoint(
+            forward, *arguments, use_reentrant=False, context_fn=lambda: (nullcontext(), again), **options
+        )
 
     return run
 
@@ -138,8 +169,15 @@ def precision(model: ModelPatcher, chosen: str) -> str:
 
 
 def predict(model: ModelPatcher, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-    """The UNet's prediction for clips x [clips, frames, c, h, w] at timesteps [clips] under context [clips, tokens, dim]."""
+    """The UNet's prediction for clips x [clips, frames, c, h, w] at timesteps [clips] under context [clips, tokens, dim],
+    as encoder(...).text gives it."""
     clips, frames = x.shape[:2]
+    conditions = {}
+    if is_sdxl(model):
+        context, pooled = context[:, :-1], context[:, -1, :POOLED_WIDTH]
+        height, width = (8 * side for side in x.shape[-2:])
+        y = model.model.encode_adm(pooled_output=pooled, width=width, height=height, device=x.device)
+        conditions["y"] = y.to(x.device).repeat_interleave(frames, dim=0)
     options = options_for_direct_call(model, cond_or_uncond=[0] * clips)
     unet: Any = model.model.diffusion_model
     # autocast takes any dtype; the layers themselves only their own
@@ -149,11 +187,22 @@ def predict(model: ModelPatcher, x: Tensor, timesteps: Tensor, context: Tensor) 
         timesteps.repeat_interleave(frames),
         context=context.repeat_interleave(frames, dim=0).to(dtype),
         transformer_options=options,
+        **{name: value.to(dtype) for name, value in conditions.items()},
     )
     return out.view_as(x)
 
 
+def _with_pooled(model: ModelPatcher, tokens: Tensor, pooled: Tensor) -> Tensor:
+    """[tokens, dim]; for SDXL, whose UNet also wants the pooled text, that as one more row, padded: one tensor to keep."""
+    if not is_sdxl(model):
+        return tokens[0]
+    return torch.cat([tokens[0], torch.nn.functional.pad(pooled, (0, tokens.shape[-1] - POOLED_WIDTH)).to(tokens)])
+
+
 def _fingerprint(module: torch.nn.Module) -> str:
-    """Short, cheap and different for different weights: sums over a few of them."""
-    picked = list(module.state_dict().values())[:: max(1, len(module.state_dict()) // 8)]
-    return format(abs(hash(tuple(round(float(value.float().sum()), 4) for value in picked))) % 16**8, "08x")
+    """Short, cheap and different for different weights: a checksum of the beginning of each. (Sums differ with the number of threads.)"""
+    checksum = 0
+    for value in module.state_dict().values():
+        start = value.detach().flatten()[:64].cpu().contiguous().view(torch.uint8)
+        checksum = zlib.crc32(start.numpy().tobytes(), checksum)
+    return format(checksum, "08x")

@@ -8,30 +8,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from .checkpoint import load_state, save_state
 from .config import ConfigError, TrainConfig
+from .errors import TrainingDiverged, TrainingOutOfMemory, is_out_of_memory
+from .optimizers import NamedOptimizer
+
+VALIDATION_SEED = 987_654_321
 
 StepLosses = Callable[[Generator], Iterator[tuple[str, Tensor]]]
 
 
-class TrainingDiverged(ArithmeticError):
-    """A loss or its gradient is no number any more; the message says what is kept and what to change."""
-
-
 @dataclass(frozen=True)
 class StepReport:
-    """After each step: steps done, each loss as the mean of its batches, learning rate, norm of the gradient before clipping."""
+    """After each step: steps done, each loss as the mean of its batches, learning rate, norm of the gradient before clipping,
+    and the loss of the clips held out where this step measured it."""
 
     step: int
     losses: Mapping[str, float]
     learning_rate: float
     grad_norm: float
+    validation: float | None = None
 
 
 class Trainer:
@@ -39,8 +42,9 @@ class Trainer:
 
     step_losses: yields each loss of a batch with its name. What it does between two of them happens after the backward
     pass of the first: one path's graph is gone before the next is built. state_path: where the resumable state is kept;
-    resume continues from it when it exists. rate_of: learning rate of a parameter against the config's. Losses of all
-    steps so far are in `losses`. config.precision "auto" is float32 here; a recipe that knows its device replaces it.
+    resume continues from it when it exists. rate_of: learning rate of a parameter against the config's. validation: the
+    loss of what is held out, measured every config.validate_every steps. Losses of all steps so far are in `losses`.
+    config.precision "auto" is float32 here; a recipe that knows its device replaces it.
     """
 
     def __init__(
@@ -51,19 +55,23 @@ class Trainer:
         state_path: Path,
         resume: bool,
         rate_of: Callable[[str], float] = lambda name: 1.0,
+        validation: Callable[[], float] | None = None,
     ) -> None:
         self.parameters, self.step_losses, self.config = dict(parameters), step_losses, config
-        self.state_path = state_path
+        self.state_path, self.validation = state_path, validation
         self.device = next(iter(self.parameters.values())).device
         by_rate: dict[float, list[Tensor]] = {}
         for name, parameter in self.parameters.items():
             by_rate.setdefault(rate_of(name), []).append(parameter)
-        groups = [{"params": group, "rate": rate} for rate, group in by_rate.items()]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.optimizers = [
+            NamedOptimizer(config.optimizer, group, config.learning_rate, config.weight_decay, rate)
+            for rate, group in by_rate.items()
+        ]
         self.averaged = (
             {name: value.detach().clone() for name, value in self.parameters.items()} if config.ema_decay else {}
         )
         self.step, self.losses = 0, list[dict[str, float]]()
+        self._logs = _tensorboard(state_path) if config.tensorboard else None
         if resume and state_path.exists():
             self._restore(load_state(state_path))
 
@@ -71,11 +79,20 @@ class Trainer:
         """Train to config.steps. Whatever interrupts it (on_step may raise), what was learnt is saved first."""
         try:
             while self.step < self.config.steps:
-                on_step(self._one_step())
+                report = self._measured(self._one_step())
+                self._log(report)
+                on_step(report)
                 if self.config.save_every and self.step % self.config.save_every == 0:
                     self.save(on_save)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            self._forget_gradients()
+            raise TrainingOutOfMemory(self.step + 1, self.config) from error
         finally:
             self.save(on_save)
+            if self._logs:
+                self._logs.flush()
 
     def weights(self) -> dict[str, Tensor]:
         """The trained parameters, averaged over time when ema_decay is set."""
@@ -89,7 +106,8 @@ class Trainer:
             "losses": self.losses,
             "parameters": {name: value.detach() for name, value in self.parameters.items()},
             "averaged": self.averaged,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.config.optimizer,
+            "optimizers": [optimizer.state() for optimizer in self.optimizers],
         }
         save_state(self.state_path, state)
         on_save(self)
@@ -111,7 +129,7 @@ class Trainer:
         for _ in range(config.accumulate):
             paths = self.step_losses(generator)
             while True:
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                with self._autocast():
                     named_loss = next(paths, None)
                 if named_loss is None:
                     break
@@ -120,19 +138,37 @@ class Trainer:
                 losses[name] = losses.get(name, 0.0) + float(loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.max_grad_norm)
         if not norm.isfinite():
-            self.optimizer.zero_grad(set_to_none=True)
-            raise TrainingDiverged(
-                f"Step {self.step + 1}: expected a finite gradient, found losses {losses}. What was learnt until step {self.step} is "
-                f'kept. Lower learning_rate (it is {rate:g}), or set precision to "float32", and run again.'
-            )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["rate"]
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+            self._forget_gradients()
+            raise TrainingDiverged(self.step + 1, losses, rate)
+        for optimizer in self.optimizers:
+            optimizer.step(rate)
+        self._forget_gradients()
         self.step += 1
         self.losses.append(losses)
         self._average()
         return StepReport(self.step, losses, rate, float(norm))
+
+    def _forget_gradients(self) -> None:
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def _measured(self, report: StepReport) -> StepReport:
+        if self.validation is None or self.step % self.config.validate_every:
+            return report
+        with torch.no_grad(), self._autocast():
+            loss = self.validation()
+        self.losses[-1]["validation"] = loss
+        return replace(report, validation=loss)
+
+    def _log(self, report: StepReport) -> None:
+        if self._logs is None:
+            return
+        values = {"learning_rate": report.learning_rate, "gradient_norm": report.grad_norm, **self.losses[-1]}
+        for name, value in values.items():
+            self._logs.add_scalar(name, value, report.step)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -145,19 +181,32 @@ class Trainer:
         shapes, stored = (
             {name: value.shape for name, value in of.items()} for of in (self.parameters, state["parameters"])
         )
-        if state["seed"] != self.config.seed or stored != shapes:
+        wanted, found = ((of["seed"], of["optimizer"]) for of in (asdict(self.config), state))
+        if wanted != found or stored != shapes:
             raise ConfigError(
-                f"{self.state_path.name}: expected the state of a run with seed {self.config.seed} and {len(shapes)} trained weights, "
-                f"found seed {state['seed']} and {len(stored)}, {sum(stored[name] == shapes.get(name) for name in stored)} of them of the same "
-                "name and size. Choose another name, or start without resume."
+                f"{self.state_path.name}: expected the state of a run with seed {wanted[0]}, {wanted[1]} and {len(shapes)} trained weights, "
+                f"found seed {found[0]}, {found[1]} and {len(stored)} weights, {sum(stored[name] == shapes.get(name) for name in stored)} of them "
+                "of the same name and size. Choose another name, or start without resume."
             )
         with torch.no_grad():
             for name, value in self.parameters.items():
                 value.copy_(state["parameters"][name])
             for name, value in self.averaged.items():
                 value.copy_(state["averaged"].get(name, state["parameters"][name]))
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.restore(stored)
         self.step, self.losses = state["step"], list(state["losses"])
+
+
+def _tensorboard(state_path: Path) -> Any:
+    """A writer of logs in the folder tensorboard/<name> beside the state."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ConfigError(
+            'tensorboard: it is not installed. Install it into ComfyUI\'s Python with "pip install tensorboard", or switch it off.'
+        ) from None
+    return SummaryWriter(str(state_path.parent / "tensorboard" / state_path.stem))
 
 
 def step_generator(seed: int, step: int) -> Generator:

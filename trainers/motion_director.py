@@ -17,30 +17,39 @@ from torch import Generator, Tensor, nn
 
 from ..lora.formats import lora_state
 from ..lora.layers import TrainableLora
+from ..lora.version import VERSION
 from ..motion.module import MotionModelHandle
 from ..motion.splice import apply_motion_model
 from . import host, objectives
-from .checkpoint import save_tensors
+from .checkpoint import check_writable, save_tensors
 from .config import ConfigError, MotionDirectorConfig
 from .dataset import LatentClips
 from .denoiser import Denoiser
-from .loop import StepReport, Trainer, described, step_generator
+from .loop import VALIDATION_SEED, StepReport, Trainer, described, step_generator
+from .sampling import Previews, write_animation
 
 SPATIAL, TEMPORAL = "spatial", "temporal"
 
 
 class MotionDirectorFiles(NamedTuple):
-    """A temporal LoRA for Motion LoRA, a spatial one for any LoRA loader, and what a later run resumes from."""
+    """A temporal LoRA for Motion LoRA, a spatial one for any LoRA loader, what a later run resumes from, and what it looks like."""
 
     temporal: Path
     spatial: Path
     state: Path
+    preview: Path
 
     @classmethod
     def in_folders(cls, name: str, temporal: Path, spatial: Path) -> MotionDirectorFiles:
         return cls(
-            temporal / f"{name}.safetensors", spatial / f"{name}-spatial.safetensors", temporal / f"{name}.training"
-        )
+            temporal / f"{name}.safetensors", spatial / f"{name}-spatial.safetensors",
+            temporal / f"{name}.training", temporal / f"{name}.webp",
+        )  # fmt: skip
+
+    def check_writable(self) -> None:
+        """Raise SaveError for a folder that takes no files."""
+        for folder in {path.parent for path in self}:
+            check_writable(folder)
 
 
 def train_motion_director(
@@ -52,13 +61,20 @@ def train_motion_director(
     *,
     resume: bool = True,
     on_step: Callable[[StepReport], None] = lambda report: None,
+    previews: Previews | None = None,
 ) -> MotionDirectorFiles:
     """Train on clips under model with motion_model (both stay as they are) and write files.
 
     on_step may raise to stop: what was learnt until then is saved, and a later call with resume goes on from it bit for bit.
+    Raises SaveError before anything else for a folder that takes no files; ConfigError; TrainingDiverged; TrainingOutOfMemory.
     """
+    files.check_writable()
     with host.training():
-        MotionDirectorTraining(model, motion_model, clips, config).run(files, resume, on_step)
+        training = MotionDirectorTraining(model, motion_model, clips, config)
+        try:
+            training.run(files, resume, on_step, previews)
+        finally:
+            host.unload(training.model)
     return files
 
 
@@ -69,9 +85,9 @@ class MotionDirectorTraining:
         self, model: ModelPatcher, motion_model: MotionModelHandle, clips: LatentClips, config: MotionDirectorConfig
     ) -> None:
         base, handle = host.trainable_copy(model), motion_model.reloaded()
-        if base.model.diffusion_model.num_classes is not None:
-            raise ValueError("MotionDirector trains on SD1.5 checkpoints for now; this one is SDXL.")
-        self.config, self.clips = replace(config, precision=host.precision(base, config.precision)), clips
+        self.config = replace(config, precision=host.precision(base, config.precision))
+        self.clips, self.held_out = clips.held_out(config.held_out) if config.held_out else (clips, None)
+        self.about = {"base": host.name_of(model), "motion_model": motion_model.name, "dataset": clips.digest}
         self.model = apply_motion_model(base, handle)
         host.load(self.model)
         if config.gradient_checkpointing:
@@ -86,13 +102,53 @@ class MotionDirectorTraining:
         }
         self.denoiser = Denoiser(self.model, self.config)
 
-    def run(self, files: MotionDirectorFiles, resume: bool, on_step: Callable[[StepReport], None]) -> None:
+    def run(
+        self,
+        files: MotionDirectorFiles,
+        resume: bool,
+        on_step: Callable[[StepReport], None],
+        previews: Previews | None = None,
+    ) -> None:
         spatial_rate = self.config.spatial_learning_rate / self.config.learning_rate
         trainer = Trainer(
             self.parameters, self.losses, self.config, files.state, resume,
             rate_of=lambda name: spatial_rate if name.startswith(SPATIAL) else 1.0,
+            validation=None if self.held_out is None else self.validation_loss,
         )  # fmt: skip
-        trainer.run(on_step, lambda trainer: self.save(files, trainer))
+
+        def after_step(report: StepReport) -> None:
+            on_step(report)
+            if previews is not None and previews.due(report.step, self.config.steps):
+                self.show(previews, report.step, files.preview)
+
+        was_complete = trainer.step >= self.config.steps
+        trainer.run(after_step, lambda trainer: self.save(files, trainer))
+        if previews is not None and was_complete:
+            self.show(previews, trainer.step, files.preview)
+
+    def show(self, previews: Previews, step: int, file: Path) -> None:
+        """Sample with the temporal LoRA alone, as it will be used: on another subject than the clip's."""
+        self._at_work(spatial=False, temporal=True, trained=TEMPORAL)
+        self.loras[TEMPORAL].train(False)
+        previews.before()
+        images = previews.sample(self.model)
+        self.loras[TEMPORAL].train(True)
+        host.load(self.model)  # the VAE may have pushed it off the device
+        write_animation(file, images)
+        previews.on_sample(images, step)
+
+    def validation_loss(self, batches: int = 4) -> float:
+        """Of the clips held out, with the temporal LoRA alone; the same noise and timesteps every time."""
+        assert self.held_out is not None
+        self._at_work(spatial=False, temporal=True, trained=TEMPORAL)
+        self.loras[TEMPORAL].train(False)
+        generator = step_generator(VALIDATION_SEED, 0)
+        losses = [
+            float(self.denoiser.loss(*self.held_out.sample(generator, 1, caption_dropout=0.0), generator))
+            for _ in range(batches)
+        ]
+        self.loras[TEMPORAL].train(True)
+        return sum(losses) / batches
 
     def losses(self, generator: Generator) -> Iterator[tuple[str, Tensor]]:
         """The paths' losses of one random batch, one after the other."""
@@ -117,13 +173,14 @@ class MotionDirectorTraining:
             )
 
     def save(self, files: MotionDirectorFiles, trainer: Trainer) -> None:
-        """Both LoRAs in the original's layout, alpha folded in, as MotionDirector's other implementations read them."""
+        """Both LoRAs under the names that other software reads, alpha folded in."""
         trained = trainer.weights()
         for path, target in ((TEMPORAL, files.temporal), (SPATIAL, files.spatial)):
             layers = self.loras[path].layers(
                 {name.removeprefix(f"{path}."): value for name, value in trained.items() if name.startswith(path)}
             )
-            metadata = described(self.config) | {"model_type": "motion_director", "trained_steps": str(trainer.step)}
+            metadata = described(self.config) | self.about
+            metadata |= {"model_type": "motion_director", "trained_steps": str(trainer.step), "diffdirector": VERSION}
             save_tensors(target, lora_state(layers), metadata)
 
     def _at_work(self, *, spatial: bool, temporal: bool, trained: str) -> None:

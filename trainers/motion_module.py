@@ -14,13 +14,11 @@ from ..motion.formats import MotionConfig, SiteConfig, Version, expected_shapes,
 from ..motion.module import MotionModelHandle, motion_model_from_state
 from ..motion.splice import apply_motion_model, unet_shape
 from . import host
-from .checkpoint import save_tensors
+from .checkpoint import check_writable, save_tensors
 from .config import MotionModuleConfig
 from .dataset import LatentClips
 from .denoiser import Denoiser
-from .loop import StepReport, Trainer, described, step_generator
-
-VALIDATION_SEED = 987_654_321
+from .loop import VALIDATION_SEED, StepReport, Trainer, described, step_generator
 
 
 def train_motion_module(
@@ -38,8 +36,13 @@ def train_motion_module(
     start_from: the motion model to fine-tune; without one a new one is made for every block of the UNet. on_step may
     raise to stop: what was learnt until then is saved, and a later call with resume goes on from it bit for bit.
     """
+    check_writable(folder)
     with host.training():
-        return MotionModuleTraining(model, clips, config, start_from).run(folder, resume, on_step)
+        training = MotionModuleTraining(model, clips, config, start_from)
+        try:
+            return training.run(folder, resume, on_step)
+        finally:
+            host.unload(training.model)
 
 
 class MotionModuleTraining:
@@ -59,7 +62,8 @@ class MotionModuleTraining:
             state = new_motion_state(motion_config_for(base, config.max_frames), step_generator(config.seed, -1))
         else:
             state = {key: value.clone() for key, value in start_from.patcher.model.state_dict().items()}
-        self.config, self.clips = replace(config, precision=host.precision(base, config.precision)), clips
+        self.config = replace(config, precision=host.precision(base, config.precision))
+        self.clips, self.held_out = clips.held_out(config.held_out) if config.held_out else (clips, None)
         self.handle = motion_model_from_state(state, config.name, dtype=torch.float32)
         self.model = apply_motion_model(base, self.handle, beta_schedule="sqrt_linear (AnimateDiff)")
         host.load(self.model)
@@ -68,7 +72,10 @@ class MotionModuleTraining:
 
     def run(self, folder: Path, resume: bool, on_step: Callable[[StepReport], None]) -> Path:
         path = folder / f"{self.config.name}.safetensors"
-        trainer = Trainer(self.parameters, self.losses, self.config, folder / f"{self.config.name}.training", resume)
+        trainer = Trainer(
+            self.parameters, self.losses, self.config, folder / f"{self.config.name}.training", resume,
+            validation=None if self.held_out is None else self.validation_loss,
+        )  # fmt: skip
         trainer.run(on_step, lambda trainer: self.save(path, trainer))
         return path
 
@@ -81,12 +88,12 @@ class MotionModuleTraining:
         )
 
     def losses(self, generator: Generator) -> Iterator[tuple[str, Tensor]]:
-        yield "loss", self.loss(generator)
+        yield "loss", self.loss(self.clips, generator)
 
-    def loss(self, generator: Generator) -> Tensor:
-        """The denoising loss of one random batch."""
+    def loss(self, clips: LatentClips, generator: Generator) -> Tensor:
+        """The denoising loss of one random batch of clips."""
         config = self.config
-        x, context = self.clips.sample(generator, config.batch_size, config.caption_dropout)
+        x, context = clips.sample(generator, config.batch_size, config.caption_dropout)
         if torch.rand((), generator=generator) < config.image_fraction:
             context = context.repeat_interleave(x.shape[1], dim=0)
             x = x.flatten(0, 1).unsqueeze(1)
@@ -94,9 +101,9 @@ class MotionModuleTraining:
 
     @torch.no_grad()
     def validation_loss(self, batches: int = 4) -> float:
-        """The loss of the same batches, noise and timesteps every time it is asked for."""
+        """Of the clips held out, or else of all: the loss of the same batches, noise and timesteps every time."""
         generator = step_generator(VALIDATION_SEED, 0)
-        return sum(float(self.loss(generator)) for _ in range(batches)) / batches
+        return sum(float(self.loss(self.held_out or self.clips, generator)) for _ in range(batches)) / batches
 
     def _chosen_parameters(self):
         for name, parameter in self.handle.patcher.model.named_parameters():

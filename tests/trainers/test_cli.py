@@ -18,9 +18,9 @@ from diffdirector.motion.module import load_motion_model
 from diffdirector.tests.demo.world import write_dataset
 from diffdirector.tests.host.checkpoints import CHECKPOINT, MOTION_MODEL
 from diffdirector.tests.host.provision import ROOT, provision
-from diffdirector.trainers.cli import read_recipe
 from diffdirector.trainers.config import ConfigError
 from diffdirector.trainers.dataset import DatasetError
+from diffdirector.trainers.recipe import read_recipe
 
 SMALL = {"frames": 4, "frame_step": 1, "width": 64, "height": 64, "steps": 2, "batch_size": 1}
 
@@ -107,7 +107,7 @@ def test_a_mistake_is_one_line_and_no_traceback(tmp_path: Path) -> None:
             'recipe = "adapter"',
             "recipe: expected one of motion_module, motion_director; found adapter",
         ),
-        ('output = "', 'outptu = "', "outptu: expected one of dataset, model, output, recipe, training"),
+        ('output = "', 'outptu = "', "outptu: expected one of dataset, model, output, preset, recipe, sample, training"),
         ("[model]", "[model", "recipe.toml: expected TOML"),
         ("checkpoint = ", "# checkpoint = ", "model.checkpoint: expected a file, found none"),
         ('recipe = "motion_module"', 'recipe = "motion_director"', "model.motion_model: expected the motion model"),

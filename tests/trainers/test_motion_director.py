@@ -44,9 +44,7 @@ def config(**changes) -> MotionDirectorConfig:
 
 
 def files(folder: Path) -> MotionDirectorFiles:
-    return MotionDirectorFiles(
-        *(folder / name for name in ("temporal.safetensors", "spatial.safetensors", "drift.training"))
-    )
+    return MotionDirectorFiles.in_folders("drift", folder, folder)
 
 
 def motion_model():
@@ -121,7 +119,9 @@ def test_the_files_give_what_was_trained_and_the_models_stay_as_they_are(tmp_pat
     } <= set(keys)
     assert not [key for key in keys if "alpha" in key or "temporal" not in key]
     with safe_open(files(tmp_path).temporal, "pt") as file:
-        assert file.metadata()["model_type"] == "motion_director" and file.metadata()["trained_steps"] == "6"
+        metadata = file.metadata()
+    assert metadata["model_type"] == "motion_director" and metadata["trained_steps"] == "6" and metadata["rank"] == "4"
+    assert metadata["motion_model"] == "motion" and metadata["dataset"] == drifting_clips().digest
 
 
 def test_the_stock_lora_loader_takes_the_spatial_lora(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from diffdirector.trainers import host
 from diffdirector.trainers.checkpoint import load_state
 from diffdirector.trainers.config import ConfigError, MotionModuleConfig
 from diffdirector.trainers.dataset import LatentClips
-from diffdirector.trainers.loop import TrainingDiverged
+from diffdirector.trainers.errors import TrainingDiverged
 from diffdirector.trainers.motion_module import MotionModuleTraining, train_motion_module
 
 FRAMES = 4

@@ -1,0 +1,112 @@
+"""Recipe files, read and checked: TOML of ours, or the YAML of ExponentialML's AnimateDiff-MotionDirector. Pure: no host."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .config import ConfigError, MotionDirectorConfig, MotionModuleConfig, make_config
+from .dataset import VideoSource, check_captions, find_videos, read_text
+from .original_config import is_original_config, read_original_config
+from .presets import PRESETS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+KINDS = {"motion_module": MotionModuleConfig, "motion_director": MotionDirectorConfig}
+DATASET = {
+    "source", "caption", "caption_file", "frames", "frame_step", "start", "chunks", "width", "height", "aspect_buckets", "hflip", "repeats",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """checkpoint, motion_model and domain_adapter are model files, output is a folder; sample_prompt "" is no previews,
+    sample_every 0 only one at the end."""
+
+    config: MotionModuleConfig | MotionDirectorConfig
+    videos: list[VideoSource]
+    checkpoint: Path
+    motion_model: Path | None
+    domain_adapter: Path | None
+    output: Path
+    resume: bool
+    sample_prompt: str
+    sample_every: int
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Raises ConfigError for what cannot be and DatasetError where there is no video, before any model is loaded."""
+    if not path.is_file():
+        raise ConfigError(f"--config: expected a recipe file, found no {path}")
+    content = read_original_config(path) if is_original_config(path) else _toml(path)
+    _known(content, "", {"recipe", "preset", "output", "model", "dataset", "training", "sample"})
+    kind = KINDS.get(content.get("recipe", ""))
+    if kind is None:
+        raise ConfigError(f"recipe: expected one of {', '.join(KINDS)}; found {content.get('recipe')}")
+    model, training, sample = (dict(content.get(table, {})) for table in ("model", "training", "sample"))
+    _known(model, "model.", {"checkpoint", "motion_model", "domain_adapter"})
+    _known(sample, "sample.", {"prompt", "every"})
+    if kind is MotionDirectorConfig and not model.get("motion_model"):
+        raise ConfigError("model.motion_model: expected the motion model that the motion is taught to, found none")
+    if kind is MotionModuleConfig and (sample or "preset" in content):
+        raise ConfigError(
+            "sample and preset: expected in a motion_director recipe only, found in one of a motion_module"
+        )
+    tables = content.get("dataset", {})
+    tables = tables if isinstance(tables, list) else [tables]
+    if preset := content.get("preset"):
+        if preset not in PRESETS:
+            raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}; found {preset!r}")
+        # what the recipe says itself counts more
+        training = {**PRESETS[preset].training, **training}
+        tables = [{**PRESETS[preset].dataset, **table} for table in tables]
+    resume, config = bool(training.pop("resume", True)), make_config(kind, training)
+    videos = [video for table in tables for video in _videos(table)]
+    if kind is MotionDirectorConfig:
+        check_captions(videos)
+    return Recipe(
+        resume=resume,
+        config=config,
+        videos=videos,
+        checkpoint=_file(model.get("checkpoint"), "model.checkpoint"),
+        motion_model=_file(model["motion_model"], "model.motion_model") if model.get("motion_model") else None,
+        domain_adapter=_file(model["domain_adapter"], "model.domain_adapter") if model.get("domain_adapter") else None,
+        output=Path(content.get("output", ".")),
+        sample_prompt=sample.get("prompt", ""),
+        sample_every=sample.get("every", 0),
+    )
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path.name}: expected TOML: {error}") from None
+
+
+def _videos(table: Mapping[str, Any]) -> list[VideoSource]:
+    _known(table, "dataset.", DATASET)
+    if "source" not in table:
+        raise ConfigError("dataset.source: expected a video or a folder of videos, found none")
+    settings = {key: value for key, value in table.items() if key not in ("source", "caption_file")}
+    if table.get("caption_file"):
+        settings["captions"] = [read_text(Path(table["caption_file"]))]
+    return find_videos(Path(table["source"]), **settings)
+
+
+def _known(table: Mapping[str, Any], prefix: str, names: set[str]) -> None:
+    for key in table:
+        if key not in names:
+            raise ConfigError(f"{prefix}{key}: expected one of {', '.join(sorted(names))}")
+
+
+def _file(path: str | None, key: str) -> Path:
+    if path is None or not Path(path).is_file():
+        raise ConfigError(f"{key}: expected a file, found {'none' if path is None else path}")
+    return Path(path)
