@@ -118,3 +118,9 @@ def test_sockets_refuse_objects_of_other_packs() -> None:
     with pytest.raises(ValueError, match="DiffDirector's Video Dataset, found a str"):
         types.motion_dataset("videos")
     assert types.motion_loras(None) == ()
+
+
+def test_the_version_is_one() -> None:
+    from diffdirector.lora.version import VERSION
+
+    assert f'version = "{VERSION}"' in (ROOT / "pyproject.toml").read_text()

@@ -42,7 +42,7 @@ def main() -> None:
     page = f"""# Speed
 
 {__doc__}
-{_machine(arguments.device)}, {FRAMES} frames, {arguments.rounds} rounds; `make bench` makes this page.
+{machine(arguments.device)}, {FRAMES} frames, {arguments.rounds} rounds; `make bench` makes this page.
 
 {table}"""
     print(table)
@@ -156,7 +156,7 @@ def _interleaved(cases: dict[str, Case], rounds: int, device: str) -> tuple[dict
     memory = dict.fromkeys(cases, 0.0)
     for round_index in range(rounds + 1):
         for name, case in cases.items():
-            with _PeakMemory(device) as peak:
+            with PeakMemory(device) as peak:
                 started = time.perf_counter()
                 case()
                 peak.synchronize()
@@ -167,13 +167,13 @@ def _interleaved(cases: dict[str, Case], rounds: int, device: str) -> tuple[dict
     return seconds, memory
 
 
-class _PeakMemory:
+class PeakMemory:
     """Peak use during a block above the start: of the GPU's allocator, or of this process sampled every 5 ms."""
 
     def __init__(self, device: str) -> None:
         self.device, self.bytes = device, 0.0
 
-    def __enter__(self) -> _PeakMemory:
+    def __enter__(self) -> PeakMemory:
         import psutil
         import torch
 
@@ -212,7 +212,7 @@ class _PeakMemory:
             self._thread.join()
 
 
-def _machine(device: str) -> str:
+def machine(device: str) -> str:
     import torch
 
     name = (

@@ -15,7 +15,7 @@ from diffdirector.motion.module import motion_model_from_state
 from diffdirector.motion.splice import apply_motion_model
 from diffdirector.tests.host.checkpoints import tiny_motion_config
 from diffdirector.tests.host.evaluate import load, randn, relative_error
-from diffdirector.tests.host.weights import NARROW_SDXL, load_unet, motion_config, motion_state, unet_config, unet_state
+from diffdirector.tests.host.weights import NARROW_SDXL, TINY, load_unet, motion_config, motion_state, unet_config, unet_state
 from diffdirector.trainers import host
 from diffdirector.trainers.dataset import LatentClips
 from diffdirector.trainers.motion_director import MotionDirectorTraining, train_motion_director
@@ -83,3 +83,19 @@ def test_it_trains_on_every_kind_and_sees_what_the_host_samples(version: Version
     if version is not Version.LCM:  # its sampling mixes the prediction with the noisy clip
         assert relative_error(found, expected) < 1e-4
     assert relative_error(found, plain) > 1e-3  # what was trained shows
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+def test_frozen_weights_stay_in_their_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = load_unet(unet_state(unet_config("sd15", **TINY), dtype=dtype), dtype)
+    motion = motion_model_from_state(motion_state(tiny_motion_config(), dtype=torch.float16), "m", dtype=torch.bfloat16)
+    with host.training():
+        settings = config(steps=2, precision="bfloat16", save_every=0)
+        training = MotionDirectorTraining(model, motion, drifting_clips(), settings)
+        training.run(files(tmp_path), False, lambda report: None)
+        unet = training.model.model.diffusion_model
+        wide = [name for name, value in unet.named_parameters() if value.ndim > 1 and value.dtype != dtype]
+        assert wide == []
+        assert {value.dtype for value in training.parameters.values()} == {torch.float32}
+        assert all(value.isfinite().all() for value in training.parameters.values())
+        assert not any(value.requires_grad or value.grad is not None for value in unet.parameters())

@@ -1,0 +1,127 @@
+"""`make bench-training`: one MotionDirector step on full-size SD1.5 with a v3 motion model, two ways in one run, on seeded weights.
+
+ours    frozen weights in half precision; each path's forward and backward pass before the next path
+peers   as the packs that train it today do: frozen weights in float32, both forward passes before both backward passes,
+        each LoRA computed in both
+
+Both compute in bfloat16 autocast, recompute activations, train LoRAs of rank 64 with AdamW and take both paths. Rounds
+are interleaved; quoted are medians, in brackets the best round. Memory: weights, and the most that a step takes beyond.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from diffdirector.tests.host.inprocess import boot
+
+from .bench import PeakMemory, machine
+
+FRAMES = 16
+PAGE = Path(__file__).with_name("TRAINING.md")
+HEADER = "| latents | ours | peers | time, ours / peers | memory: ours | peers | memory, ours / peers |"
+
+
+def main() -> None:
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[48, 64] if device == "cuda" else [16])
+    parser.add_argument("--rounds", type=int, default=10 if device == "cuda" else 3)
+    arguments = parser.parse_args()
+    boot(["--use-pytorch-cross-attention"] + ([] if device == "cuda" else ["--cpu"]))
+    table = measure(device, arguments.sizes, arguments.rounds)
+    print(table)
+    about = f"{machine(device)}, {FRAMES} frames, {arguments.rounds} rounds; `make bench-training` makes this page."
+    PAGE.write_text(f"# What a training step takes\n\n{__doc__}\n{about}\n\n{table}")
+
+
+def measure(device: str, sizes: list[int], rounds: int) -> str:
+    """The table for this page, as Markdown."""
+    import torch
+
+    from diffdirector.trainers import host
+
+    half = torch.float16 if device == "cuda" else torch.bfloat16
+    rows = [HEADER, "|---" * 7 + "|"]
+    for size in sizes:
+        with host.training():
+            steps = {"ours": one_step(size, half, peers=False), "peers": one_step(size, torch.float32, peers=True)}
+        seconds: dict[str, list[float]] = {name: [] for name in steps}
+        beyond = dict.fromkeys(steps, 0.0)
+        for number in range(rounds + 1):
+            for name, (step, _) in steps.items():
+                with host.training(), PeakMemory(device) as peak:
+                    started = time.perf_counter()
+                    step(number)
+                    peak.synchronize()
+                    elapsed = time.perf_counter() - started
+                beyond[name] = max(beyond[name], peak.bytes)
+                if number:  # the first warms up
+                    seconds[name].append(elapsed)
+        memory = {name: weights + beyond[name] for name, (_, weights) in steps.items()}
+        rows.append(row(size, seconds, memory))
+    return "\n".join(rows) + "\n"
+
+
+def row(size: int, seconds: dict[str, list[float]], memory: dict[str, float]) -> str:
+    times = " | ".join(f"{statistics.median(of):.2f} s ({min(of):.2f})" for of in seconds.values())
+    ratios = (pick(seconds["ours"]) / pick(seconds["peers"]) for pick in (statistics.median, min))
+    ours, peers = (memory[name] / 2**30 for name in ("ours", "peers"))
+    against = "{:.2f} ({:.2f})".format(*ratios)
+    return f"| {size}x{size} | {times} | {against} | {ours:.2f} GiB | {peers:.2f} GiB | {ours / peers:.2f} |"
+
+
+def one_step(size: int, dtype: Any, peers: bool) -> tuple[Callable[[int], None], int]:
+    """A step by its number, and the bytes of the weights that it keeps."""
+    import torch
+
+    from diffdirector.motion.formats import Version
+    from diffdirector.motion.module import motion_model_from_state
+    from diffdirector.tests.host.weights import load_unet, motion_config, motion_state, unet_config, unet_state
+    from diffdirector.trainers.config import MotionDirectorConfig
+    from diffdirector.trainers.dataset import LatentClips
+    from diffdirector.trainers.loop import step_generator
+    from diffdirector.trainers.motion_director import MotionDirectorTraining
+
+    generator = torch.Generator().manual_seed(0)
+    clips = LatentClips(
+        torch.randn(1, FRAMES, 4, size, size, generator=generator), torch.randn(2, 77, 768, generator=generator), torch.tensor([0])
+    )  # fmt: skip
+    model = load_unet(unet_state(unet_config("sd15"), dtype=dtype), dtype)
+    motion = motion_model_from_state(motion_state(motion_config(Version.V3), dtype=dtype), "v3", dtype=dtype)
+    config = MotionDirectorConfig("bench", rank=64, spatial_probability=1.0, precision="bfloat16")
+    training = MotionDirectorTraining(model, motion, clips, config)
+    if peers:
+        training._at_work = lambda **_: None  # LoRAs are switched by a scale there, and computed all the same
+    optimizer = torch.optim.AdamW(training.parameters.values())
+    frozen = [*training.model.model.diffusion_model.parameters()]
+    frozen += [value for patcher in training.model.get_nested_additional_models() for value in patcher.model.parameters()]
+    kept = {id(value): value.nbytes for value in (*frozen, *training.parameters.values())}
+
+    def step(number: int) -> None:
+        def losses():
+            paths = training.losses(step_generator(0, number))
+            while True:
+                with torch.autocast(training.model.load_device.type, torch.bfloat16):
+                    found = next(paths, None)
+                if found is None:
+                    return
+                yield found[1]
+
+        if peers:
+            spatial, temporal = losses()
+            spatial.backward(retain_graph=True)
+            temporal.backward()
+        else:
+            for loss in losses():
+                loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step, sum(kept.values())

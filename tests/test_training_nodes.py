@@ -1,0 +1,69 @@
+"""Train MotionDirector's previews and further runs, in the real executor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+from safetensors import safe_open
+
+from diffdirector.tests.demo.world import write_dataset
+from diffdirector.tests.host.prompts import animation, node
+from diffdirector.trainers.sampling import CFG, STEPS
+
+PROMPT = "a blue square growing"
+
+
+def pictures(base: Path, saved: list[dict]) -> np.ndarray:
+    return np.stack(
+        [np.asarray(Image.open(base / "output" / file["subfolder"] / file["filename"])) for file in saved]
+    ).astype(int)
+
+
+@pytest.fixture
+def training(base: Path) -> dict:
+    write_dataset(base / "input" / "previewed", seed=4, n=1, frames=4)
+    prompt = {key: value for key, value in animation().items() if key in ("checkpoint", "motion")}
+    prompt["clips"] = node("DiffDirectorVideoDataset", source="previewed", frames=4, width=64, height=64)
+    prompt["train"] = node(
+        "DiffDirectorTrainMotionDirector", model=["checkpoint", 0], clip=["checkpoint", 1], vae=["checkpoint", 2],
+        motion_model=["motion", 0], dataset=["clips", 0], name="previewed", steps=2, rank=4, learning_rate=1e-2, seed=1,
+        sample_prompt=PROMPT, sample_every=0,
+    )  # fmt: skip
+    prompt["show"] = node("SaveImage", images=["train", 3], filename_prefix="sample")
+    return prompt
+
+
+def test_the_preview_is_what_the_host_samples_with_the_lora(executor, base, training) -> None:
+    shown = pictures(base, executor.run(training)["show"]["images"])
+    assert shown.shape == (4, 64, 64, 3)
+    folder = base / "models" / "animatediff_motion_lora"
+    with Image.open(folder / "previewed.webp") as preview:
+        kept = np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(preview)]).astype(int)
+        assert preview.info["duration"] == 125
+    assert np.corrcoef(kept.mean(3).ravel(), shown.mean(3).ravel())[0, 1] > 0.95  # compressed, but the same
+
+    used = animation(frames=4, steps=STEPS, motion_lora=["lora", 0])
+    used["lora"] = node("DiffDirectorMotionLora", lora_name="previewed.safetensors", strength=1.0)
+    used["positive"]["inputs"]["text"] = PROMPT
+    used["sample"]["inputs"] |= {"cfg": CFG, "seed": 1}
+    found = pictures(base, executor.run(used)["save"]["images"])
+    assert np.abs(found - shown).max() <= 2
+    used["apply"]["inputs"].pop("motion_lora")
+    assert np.abs(pictures(base, executor.run(used)["save"]["images"]) - shown).max() > 20
+
+
+def test_a_further_run_with_more_steps_goes_on(executor, base, training) -> None:
+    path = base / "models" / "animatediff_motion_lora" / "previewed.safetensors"
+    training["train"]["inputs"] |= {"steps": 3, "sample_prompt": ""}
+    executor.run(training)
+    training["train"]["inputs"]["steps"] = 5
+    training["chart"] = node("LossGraphNode", loss=["train", 2], filename_prefix="loss")
+    outputs = executor.run(training)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    assert (metadata["trained_steps"], metadata["diffdirector"]) == ("5", "0.1.0")
+    assert metadata["base"].endswith(".safetensors") and len(metadata["dataset"]) == 16
+    assert pictures(base, outputs["show"]["images"]).max() == 0  # no prompt, no preview
