@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+
+ABANDONED = 3600.0  # seconds after the last write to a temporary file that nobody can still be writing
 
 
 class SaveError(OSError):
@@ -26,8 +29,10 @@ def write_atomically(path: Path, write: Callable[[str], Any]) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
+        _remove_abandoned(path)
+        name = path.with_name(f".{path.name}.{token_hex(4)}")
+        open(name, "xb").close()  # not by mkstemp, whose files only their owner can read
+        temporary = str(name)
         write(temporary)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
@@ -41,10 +46,21 @@ def write_atomically(path: Path, write: Callable[[str], Any]) -> None:
             Path(temporary).unlink(missing_ok=True)
 
 
+def _remove_abandoned(path: Path) -> None:
+    """Temporary files of path that a killed process has left behind."""
+    for found in path.parent.iterdir():
+        if found.name.startswith(f".{path.name}."):
+            try:
+                if time.time() - found.stat().st_mtime > ABANDONED:
+                    found.unlink()
+            except OSError:  # another run has just removed it, or holds it
+                continue
+
+
 def check_writable(folder: Path) -> None:
     """Raise SaveError now rather than after hours of work."""
     write_atomically(folder / ".diffdirector", lambda temporary: None)
-    (folder / ".diffdirector").unlink()
+    (folder / ".diffdirector").unlink(missing_ok=True)  # another run does the same
 
 
 def save_tensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

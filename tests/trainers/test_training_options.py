@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffdirector.trainers import host
-from diffdirector.trainers.checkpoint import SaveError, load_state
+from diffdirector.trainers.checkpoint import ABANDONED, SaveError, load_state
 from diffdirector.trainers.config import ConfigError, TrainConfig
 from diffdirector.trainers.dataset import DatasetError
 from diffdirector.trainers.denoiser import Denoiser
@@ -146,6 +148,20 @@ def test_a_full_disk_keeps_the_last_save_and_a_later_run_goes_on(tmp_path: Path)
     assert (tmp_path / "parts" / "line.training").read_bytes() == before
     assert [path.name for path in (tmp_path / "parts").iterdir()] == ["line.training"]
     assert torch.equal(trained(tmp_path / "parts", steps=6), whole)
+
+
+def test_what_a_killed_save_has_left_behind_goes_away_and_the_file_is_for_everyone(tmp_path: Path) -> None:
+    names = [".line.training.1a2b3c4d", ".line.training.5e6f7a8b", ".other.training.1a2b3c4d"]
+    for name in names:
+        (tmp_path / name).write_text("half a file")
+    long_ago = time.time() - 2 * ABANDONED
+    for name in names[1:]:
+        os.utime(tmp_path / name, (long_ago, long_ago))
+    trained(tmp_path, steps=1)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"line.training", names[0], names[2]}  # names[0] may be another run's that writes it now
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "line.training").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_a_folder_that_takes_no_files_is_named_before_training(tmp_path: Path) -> None:
