@@ -17,6 +17,9 @@ demo-models: ## the demo's models again from nothing: about 2 hours on two cores
 	@$(PROVISION); $(REUSE_MEMORY) "$$host" tests/host/as_package.py tests.demo.make_models; \
 	"$$host" tests/host/as_package.py tests.demo.evaluate
 
+proof: ## does MotionDirector learn a clip's motion, and only that? Writes tests/demo/MOTIONDIRECTOR.md
+	@$(PROVISION); $(REUSE_MEMORY) "$$host" tests/host/as_package.py tests.demo.proof
+
 test: lint ## everything, on the real host (server, executor, Chromium)
 	@$(PROVISION); "$$host" -m pytest
 

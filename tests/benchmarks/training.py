@@ -101,7 +101,9 @@ def one_step(size: int, dtype: Any, peers: bool) -> tuple[Callable[[int], None],
         training._at_work = lambda **_: None  # LoRAs are switched by a scale there, and computed all the same
     optimizer = torch.optim.AdamW(training.parameters.values())
     frozen = [*training.model.model.diffusion_model.parameters()]
-    frozen += [value for patcher in training.model.get_nested_additional_models() for value in patcher.model.parameters()]
+    frozen += [
+        value for patcher in training.model.get_nested_additional_models() for value in patcher.model.parameters()
+    ]
     kept = {id(value): value.nbytes for value in (*frozen, *training.parameters.values())}
 
     def step(number: int) -> None:

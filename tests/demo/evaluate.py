@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from . import stack, tracker, world
 PAGE = Path(__file__).with_name("README.md")
 MARK = ("<!-- table -->", "<!-- end of table -->")
 SCENES_SEED = 64
-STEPS, CFG, SAMPLER, SCHEDULER = 20, 3.0, "euler", "normal"
+STEPS, CFG, SAMPLER, SCHEDULER = 20, 3.0, "dpmpp_2m", "normal"
 
 
 class Verdict(NamedTuple):
@@ -73,6 +74,12 @@ class Studio:
         self.model, self.text, self.vae = nodes.CheckpointLoaderSimple().load_checkpoint(stack.CHECKPOINT)
         path = Path(folder_paths.models_dir) / "animatediff_models" / stack.MOTION_MODEL
         self.motion = load_motion_model(str(path))
+
+    def on(self, model: Any) -> Studio:
+        """The same with another checkpoint's MODEL."""
+        other = copy.copy(self)
+        other.model = model
+        return other
 
     def clip(self, prompt: str, seed: int, row: Row = ROWS[0], motion: Any = None) -> Tensor:
         """Frames [f, 3, h, w] in 0..1. motion: another motion model than the demo's."""

@@ -107,7 +107,11 @@ def test_a_mistake_is_one_line_and_no_traceback(tmp_path: Path) -> None:
             'recipe = "adapter"',
             "recipe: expected one of motion_module, motion_director; found adapter",
         ),
-        ('output = "', 'outptu = "', "outptu: expected one of dataset, model, output, preset, recipe, sample, training"),
+        (
+            'output = "',
+            'outptu = "',
+            "outptu: expected one of dataset, model, output, preset, recipe, sample, training",
+        ),
         ("[model]", "[model", "recipe.toml: expected TOML"),
         ("checkpoint = ", "# checkpoint = ", "model.checkpoint: expected a file, found none"),
         ('recipe = "motion_module"', 'recipe = "motion_director"', "model.motion_model: expected the motion model"),

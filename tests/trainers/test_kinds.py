@@ -15,7 +15,15 @@ from diffdirector.motion.module import motion_model_from_state
 from diffdirector.motion.splice import apply_motion_model
 from diffdirector.tests.host.checkpoints import tiny_motion_config
 from diffdirector.tests.host.evaluate import load, randn, relative_error
-from diffdirector.tests.host.weights import NARROW_SDXL, TINY, load_unet, motion_config, motion_state, unet_config, unet_state
+from diffdirector.tests.host.weights import (
+    NARROW_SDXL,
+    TINY,
+    load_unet,
+    motion_config,
+    motion_state,
+    unet_config,
+    unet_state,
+)
 from diffdirector.trainers import host
 from diffdirector.trainers.dataset import LatentClips
 from diffdirector.trainers.motion_director import MotionDirectorTraining, train_motion_director

@@ -145,7 +145,11 @@ def test_its_advanced_settings_count_where_simple_mode_is_off() -> None:
     ("before", "after", "message"),
     [
         ('unet_checkpoint_path: "sd15.safetensors"', "", "expected unet_checkpoint_path to name a checkpoint file"),
-        ('quality: "low"', 'quality: "ultra"', "quality: expected one of consumer, low, preferred, best; found 'ultra'"),
+        (
+            'quality: "low"',
+            'quality: "ultra"',
+            "quality: expected one of consumer, low, preferred, best; found 'ultra'",
+        ),
         ('path: "clips"', "", "expected the video.path of a my_video.yaml, found none"),
         ("video:", "video: [", "expected YAML"),
     ],
