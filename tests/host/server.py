@@ -79,7 +79,7 @@ class Server:
         client = uuid.uuid4().hex
         connection = websocket.create_connection(f"ws://127.0.0.1:{self.port}/ws?clientId={client}", timeout=timeout)
         try:
-            prompt_id = self._queue(prompt, client)
+            prompt_id = self.queue(prompt, client)
             while True:
                 message = connection.recv()
                 if isinstance(message, bytes):
@@ -98,6 +98,17 @@ class Server:
             connection.close()
         return self._history(prompt_id)["outputs"]
 
+    def queue(self, prompt: dict[str, Any], client: str = "") -> str:
+        """Queue a prompt and do not wait; returns its id. Raises PromptFailed where the host refuses it."""
+        try:
+            return json.loads(self._post("/prompt", {"prompt": prompt, "client_id": client}))["prompt_id"]
+        except urllib.error.HTTPError as error:
+            raise PromptFailed(error.read().decode()) from None
+
+    def interrupt(self) -> None:
+        """What the front end's Cancel does."""
+        self._post("/interrupt", {})
+
     def file(self, output: dict[str, str]) -> bytes:
         """The bytes of a saved file, as an entry of a node's outputs names it."""
         query = urllib.parse.urlencode({key: output[key] for key in ("filename", "subfolder", "type")})
@@ -112,14 +123,11 @@ class Server:
             time.sleep(0.1)
         raise RuntimeError(f"no history for prompt {prompt_id}")
 
-    def _queue(self, prompt: dict[str, Any], client: str) -> str:
-        body = json.dumps({"prompt": prompt, "client_id": client}).encode()
-        request = urllib.request.Request(f"{self.url}/prompt", body, {"Content-Type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=60) as response:
-                return json.load(response)["prompt_id"]
-        except urllib.error.HTTPError as error:
-            raise PromptFailed(error.read().decode()) from None
+    def _post(self, path: str, body: dict[str, Any]) -> bytes:
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.url}{path}", json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.read()
 
     def _answers(self) -> bool:
         try:
