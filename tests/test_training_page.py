@@ -62,12 +62,19 @@ def open_training(page: Page, name: str, steps: int) -> None:
         "3": node("DiffDirectorVideoDataset", source="filmed", frames=8, width=64, height=64),
         "4": node(
             TRAIN, model=["1", 0], clip=["1", 1], vae=["1", 2], motion_model=["2", 0], dataset=["3", 0], name=name,
-            steps=steps, rank=4, spatial_probability=1.0, gradient_checkpointing=False,
+            steps=steps, rank=4, spatial_probability=1.0, gradient_checkpointing=False, sample_prompt="",
         ),
     }  # fmt: skip
     page.evaluate("prompt => app.loadApiJson(prompt, 'train')", prompt)
     page.evaluate("app.loadGraphData(app.graph.serialize())")  # as a user's own workflow: with an id
+    show_all(page)
     expect(page.locator(STATUS)).to_have_text("The losses and a sample appear here.")
+
+
+def show_all(page: Page) -> None:
+    """The node is taller than the page."""
+    page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    page.wait_for_timeout(500)  # it glides there
 
 
 def drawn(page: Page) -> dict[str, str]:
@@ -101,6 +108,7 @@ def test_the_losses_grow_while_it_runs_and_are_there_again_after_a_reload(page: 
     final = drawn(page)
     assert set(final) == set(early) and final != early
     assert all(line.count("L") == 7 for line in final.values())
+    show_all(page)
     assert all(pixels_in_colour(chart, series) > 50 for series in final)
     assert page.evaluate("app.rootGraph.getNodeById(4).widgets.at(-1).name") == "training"
 
