@@ -177,7 +177,7 @@ def test_saved_module_gives_the_same_prediction_in_diffusers(tmp_path: Path) -> 
 
 def test_resuming_another_run_is_refused(tmp_path: Path) -> None:
     train_motion_module(small_model(), drifting_clips(), config(steps=1), tmp_path)
-    with pytest.raises(ConfigError, match="seed 1 and .* found seed 0"):
+    with pytest.raises(ConfigError, match="seed 1, AdamW and .* found seed 0"):
         train_motion_module(small_model(), drifting_clips(), config(steps=2, seed=1), tmp_path)
     train_motion_module(small_model(), drifting_clips(), config(steps=1, seed=1), tmp_path, resume=False)
 
@@ -188,7 +188,7 @@ def test_resuming_another_run_is_refused(tmp_path: Path) -> None:
         ({"name": "../x"}, "name: expected a file name without folders"),
         ({"steps": 0}, "steps: expected at least 1, found 0"),
         ({"learning_rate": 0.0}, "learning_rate: expected more than 0"),
-        ({"lr_schedule": "step"}, 'lr_schedule: expected "constant" or "cosine"'),
+        ({"lr_schedule": "step"}, "lr_schedule: expected 'constant' or 'cosine', found 'step'"),
         ({"image_fraction": 1.0}, "image_fraction: expected from 0 to below 1"),
         ({"trainable": ()}, "trainable: expected at least one"),
     ],
