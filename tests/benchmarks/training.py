@@ -39,7 +39,7 @@ def main() -> None:
     boot(["--use-pytorch-cross-attention"] + ([] if device == "cuda" else ["--cpu"]))
     table = measure(device, arguments.sizes, arguments.rounds)
     print(table)
-    about = f"{machine(device)}, {FRAMES} frames, {arguments.rounds} rounds; `make bench-training` makes this page."
+    about = f"{machine(device).rsplit(', ', 1)[0]}, {FRAMES} frames, {arguments.rounds} rounds; `make bench-training` makes this page."
     PAGE.write_text(f"# What a training step takes\n\n{__doc__}\n{about}\n\n{table}")
 
 
