@@ -11,6 +11,7 @@ from comfy_api.latest import io
 
 from ..lora.formats import ANIMATEDIFF, DIALECTS, motion_lora_state
 from ..lora.patches import merge_motion_loras
+from ..lora.version import VERSION
 from ..trainers.checkpoint import save_tensors
 from . import folders, types
 from .types import MotionLoraSocket
@@ -101,7 +102,7 @@ class SaveMotionLora(io.ComfyNode):
         state = motion_lora_state(layers, dialect, _PRECISIONS[precision])
         metadata = {
             "model_type": "motion_lora",
-            "software": "DiffDirector",
+            "diffdirector": VERSION,
             "dialect": dialect,
             "rank": str(max(layer.rank for layer in layers.values())),
             "sources": json.dumps([{"name": lora.name, "strength": lora.strength} for lora in loras]),

@@ -43,7 +43,8 @@ class Trainer:
     step_losses: yields each loss of a batch with its name. What it does between two of them happens after the backward
     pass of the first: one path's graph is gone before the next is built. state_path: where the resumable state is kept;
     resume continues from it when it exists. rate_of: learning rate of a parameter against the config's. validation: the
-    loss of what is held out, measured every config.validate_every steps. Losses of all steps so far are in `losses`.
+    loss of what is held out, measured every config.validate_every steps. about: what the run learns from, by name; a run
+    that learns from something else is not resumed. Losses of all steps so far are in `losses`.
     config.precision "auto" is float32 here; a recipe that knows its device replaces it.
     """
 
@@ -56,9 +57,10 @@ class Trainer:
         resume: bool,
         rate_of: Callable[[str], float] = lambda name: 1.0,
         validation: Callable[[], float] | None = None,
+        about: Mapping[str, str] | None = None,
     ) -> None:
         self.parameters, self.step_losses, self.config = dict(parameters), step_losses, config
-        self.state_path, self.validation = state_path, validation
+        self.state_path, self.validation, self.about = state_path, validation, dict(about or {})
         self.device = next(iter(self.parameters.values())).device
         by_rate: dict[float, list[Tensor]] = {}
         for name, parameter in self.parameters.items():
@@ -103,6 +105,7 @@ class Trainer:
         state = {
             "step": self.step,
             "seed": self.config.seed,
+            "about": self.about,
             "losses": self.losses,
             "parameters": {name: value.detach() for name, value in self.parameters.items()},
             "averaged": self.averaged,
@@ -187,6 +190,12 @@ class Trainer:
                 f"{self.state_path.name}: expected the state of a run with seed {wanted[0]}, {wanted[1]} and {len(shapes)} trained weights, "
                 f"found seed {found[0]}, {found[1]} and {len(stored)} weights, {sum(stored[name] == shapes.get(name) for name in stored)} of them "
                 "of the same name and size. Choose another name, or start without resume."
+            )
+        others = {key: value for key, value in state["about"].items() if self.about.get(key, value) != value}
+        if others:
+            raise ConfigError(
+                f"{self.state_path.name}: expected a run that learnt from the same {' and '.join(others)}, found one with "
+                f"{', '.join(f'{key} {value}' for key, value in others.items())}. Choose another name for what is new, or start without resume."
             )
         with torch.no_grad():
             for name, value in self.parameters.items():

@@ -114,6 +114,7 @@ class MotionDirectorTraining:
             self.parameters, self.losses, self.config, files.state, resume,
             rate_of=lambda name: spatial_rate if name.startswith(SPATIAL) else 1.0,
             validation=None if self.held_out is None else self.validation_loss,
+            about=self.about | {"alpha": str(self.config.alpha)},
         )  # fmt: skip
 
         def after_step(report: StepReport) -> None:

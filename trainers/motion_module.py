@@ -10,6 +10,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Generator, Tensor
 
+from ..lora.version import VERSION
 from ..motion.formats import MotionConfig, SiteConfig, Version, expected_shapes, sinusoidal_encoding
 from ..motion.module import MotionModelHandle, motion_model_from_state
 from ..motion.splice import apply_motion_model, unet_shape
@@ -63,6 +64,7 @@ class MotionModuleTraining:
         else:
             state = {key: value.clone() for key, value in start_from.patcher.model.state_dict().items()}
         self.config = replace(config, precision=host.precision(base, config.precision))
+        self.about = {"base": host.name_of(model), "dataset": clips.digest}
         self.clips, self.held_out = clips.held_out(config.held_out) if config.held_out else (clips, None)
         self.handle = motion_model_from_state(state, config.name, dtype=torch.float32)
         self.model = apply_motion_model(base, self.handle, beta_schedule="sqrt_linear (AnimateDiff)")
@@ -75,6 +77,7 @@ class MotionModuleTraining:
         trainer = Trainer(
             self.parameters, self.losses, self.config, folder / f"{self.config.name}.training", resume,
             validation=None if self.held_out is None else self.validation_loss,
+            about=self.about,
         )  # fmt: skip
         trainer.run(on_step, lambda trainer: self.save(path, trainer))
         return path
@@ -84,7 +87,11 @@ class MotionModuleTraining:
         state = self.handle.patcher.model.state_dict() | trainer.weights()
         halved = {key: value if key.endswith(".pe") else value.half() for key, value in state.items()}
         save_tensors(
-            path, halved, described(self.config) | {"model_type": "motion_module", "trained_steps": str(trainer.step)}
+            path,
+            halved,
+            described(self.config)
+            | self.about
+            | {"model_type": "motion_module", "trained_steps": str(trainer.step), "diffdirector": VERSION},
         )
 
     def losses(self, generator: Generator) -> Iterator[tuple[str, Tensor]]:

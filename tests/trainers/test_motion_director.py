@@ -161,6 +161,24 @@ def test_resuming_with_another_rank_is_refused(tmp_path: Path) -> None:
         train_motion_director(small_model(), motion_model(), drifting_clips(), config(steps=2, rank=8), files(tmp_path))
 
 
+def test_another_clip_under_the_same_name_is_refused(tmp_path: Path) -> None:
+    """Else the motion of the earlier clip would come out, without a word."""
+    train_motion_director(small_model(), motion_model(), drifting_clips(), config(steps=1), files(tmp_path))
+    kept = files(tmp_path).temporal.read_bytes()
+    for clips, changes, learnt_from in (
+        (drifting_clips(3), {}, "dataset"),
+        (drifting_clips(), {"alpha": 2.0}, "alpha"),
+    ):
+        with pytest.raises(
+            ConfigError, match=f"learnt from the same {learnt_from}, found one with .*Choose another name"
+        ):
+            train_motion_director(small_model(), motion_model(), clips, config(steps=1, **changes), files(tmp_path))
+    assert files(tmp_path).temporal.read_bytes() == kept
+    train_motion_director(
+        small_model(), motion_model(), drifting_clips(3), config(steps=1), files(tmp_path), resume=False
+    )
+
+
 def test_it_trains_beside_a_domain_adapter() -> None:
     """The adapter's patches are in the weights that are trained beside."""
     model, motion, (x, context) = small_model(), motion_model(), (randn(FRAMES, 4, 8, 8), randn(1, 8, 768, seed=1))
