@@ -198,13 +198,8 @@ def apply_motion_model(
     is well; the log by default. Raises ValueError when the two do not fit, before anything is sampled.
     """
     _check_host()
+    check_checkpoint(model)
     unet: Any = model.model.diffusion_model
-    context_dim = model.model.model_config.unet_config.get("context_dim")
-    if not isinstance(unet, UNetModel) or context_dim not in (768, 2048) or unet.use_temporal_resblocks:
-        raise ValueError(
-            f"Motion models animate SD1.5 and SDXL checkpoints; this model is {type(model.model.model_config).__name__}. "
-            "Load an SD1.5 or SDXL checkpoint."
-        )
     sites = match_blocks(unet_shape(unet), handle.config, handle.name)
     result = model.clone()
     schedule = schedule_for(beta_schedule, handle.config)
@@ -296,6 +291,17 @@ def _stock_layer(
     if "transformer_index" in options:
         options["transformer_index"] += 1
     return x
+
+
+def check_checkpoint(model: ModelPatcher) -> None:
+    """Raises ValueError for a model that motion models are not made for."""
+    unet: Any = model.model.diffusion_model
+    context_dim = model.model.model_config.unet_config.get("context_dim")
+    if not isinstance(unet, UNetModel) or context_dim not in (768, 2048) or unet.use_temporal_resblocks:
+        raise ValueError(
+            f"Motion models animate SD1.5 and SDXL checkpoints; this model is {type(model.model.model_config).__name__}. "
+            "Load an SD1.5 or SDXL checkpoint."
+        )
 
 
 def unet_shape(unet: Any) -> UNetShape:

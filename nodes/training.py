@@ -11,6 +11,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..motion.module import load_motion_model
+from ..motion.splice import check_checkpoint
 from ..trainers import host
 from ..trainers.checkpoint import check_writable
 from ..trainers.config import PRECISIONS, MotionModuleConfig, make_config
@@ -100,6 +101,7 @@ class TrainMotionModule(io.ComfyNode):
         config = make_config(MotionModuleConfig, settings | {"trainable": parts})
         folder = Path(folders.first_path(folders.MOTION_MODELS))
         check_writable(folder)
+        check_checkpoint(model)
         start_from = None if motion_model is None else types.motion_model(motion_model)
         live = LiveTraining(cls.hidden.unique_id, config.steps)
         clips = encoded(types.motion_dataset(dataset), model, vae, clip, live)

@@ -35,5 +35,6 @@ class TrainingOutOfMemory(MemoryError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Of a device, or of the CPU's allocator, which has no exception of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    """Of a device, whatever raises it there, or of the CPU's allocator, which has no exception of its own."""
+    says = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in says or "DefaultCPUAllocator" in says

@@ -6,7 +6,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -124,10 +124,19 @@ def test_tensorboard_reads_what_is_logged(tmp_path: Path) -> None:
     assert {"learning_rate", "gradient_norm"} <= set(logs.Tags()["scalars"])
 
 
-def test_out_of_memory_says_what_lowers_it_and_keeps_what_was_learnt(tmp_path: Path) -> None:
+def more_than_there_is() -> None:
+    torch.empty(2**56)
+
+
+def refused_by_the_driver() -> None:
+    raise torch.AcceleratorError("CUDA error: out of memory")
+
+
+@pytest.mark.parametrize("fails", [more_than_there_is, refused_by_the_driver])
+def test_out_of_memory_says_what_lowers_it_and_keeps_what_was_learnt(tmp_path: Path, fails: Callable[[], None]) -> None:
     def greedy(report: StepReport) -> None:
         if report.step == 3:
-            torch.empty(2**56)
+            fails()
 
     with pytest.raises(TrainingOutOfMemory, match="Step 4 .* until step 3 is kept.*batch_size 1.*smaller or fewer"):
         trained(tmp_path, greedy, steps=5, batch_size=2)
