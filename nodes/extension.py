@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import dataset, folders, loaders, loras, motion, motion_director, training
+from . import dataset, folders, loaders, loras, motion, motion_director, motion_director_settings, training
 
 
 class DiffDirectorExtension(ComfyExtension):
@@ -22,4 +22,5 @@ class DiffDirectorExtension(ComfyExtension):
             dataset.VideoDataset,
             training.TrainMotionModule,
             motion_director.TrainMotionDirector,
+            motion_director_settings.MotionDirectorSettings,
         ]

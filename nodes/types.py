@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..lora.patches import MotionLora
@@ -11,6 +13,7 @@ from ..trainers.sources import Clip, ClipSource
 MotionModelSocket = io.Custom("MOTION_MODEL")
 MotionLoraSocket = io.Custom("MOTION_LORA")
 MotionDatasetSocket = io.Custom("MOTION_DATASET")
+TrainingSettingsSocket = io.Custom("MOTION_TRAINING_SETTINGS")
 
 
 def motion_model(value: object) -> MotionModelHandle:
@@ -40,5 +43,16 @@ def motion_dataset(value: object) -> tuple[Clip, ...]:
     if not isinstance(value, tuple) or not all(isinstance(item, ClipSource) for item in value):
         raise ValueError(
             f"dataset: expected the output of DiffDirector's Video Dataset, found a {type(value).__name__}."
+        )
+    return value
+
+
+def training_settings(value: object) -> dict[str, Any]:
+    """value as settings by name; None is none."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError(
+            f"settings: expected the output of DiffDirector's MotionDirector Settings, found a {type(value).__name__}."
         )
     return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -25,6 +25,9 @@ NODES = {
     APPLY: "Apply Motion Model",
     "DiffDirectorMotionLora": "Motion LoRA",
     "DiffDirectorDomainAdapter": "Domain Adapter",
+    "DiffDirectorVideoDataset": "Video Dataset",
+    "DiffDirectorTrainMotionDirector": "Train MotionDirector",
+    "DiffDirectorMotionDirectorSettings": "MotionDirector Settings",
 }
 # For the page: a node by its type, a widget by its name, where a point of a node is on the screen, and a count of what
 # the host tells the front end about a run.
@@ -39,6 +42,14 @@ window.onScreen = (node, x, y) => {
 window.events = {progress: 0, execution_success: 0, execution_error: 0};
 for (const kind in events) app.api.addEventListener(kind, () => events[kind]++);
 """
+
+# Where a node's slot is on the screen: its type, "input" or "output", the slot's name.
+SLOT = """([kind, side, name]) => {
+    const node = nodeOf(kind);
+    const index = node[side + 's'].findIndex(slot => slot.name === name);
+    const [x, y] = side === 'input' ? node.getInputPos(index) : node.getOutputPos(index);
+    return onScreen(node, x - node.pos[0], y - node.pos[1]);
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +69,8 @@ def opened(server: Server) -> Iterator[FrontEnd]:
 
 @pytest.fixture
 def page(opened: FrontEnd) -> Iterator[Page]:
-    """The page with an empty graph; nothing may have gone wrong on it by the end of the test."""
-    opened.page.evaluate("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
-    opened.page.wait_for_function("app.graph.nodes.length === 0")
-    yield opened.page
-    problems, opened.problems = opened.problems, []
-    assert problems == []
+    with opened.empty_graph() as page:
+        yield page
 
 
 @pytest.fixture
@@ -87,6 +94,13 @@ def choose(page: Page, kind: str, name: str, value: str) -> None:
     page.mouse.click(*point)
     page.locator(".litemenu-entry").get_by_text(value, exact=True).click()
     assert page.evaluate("([kind, name]) => widgetOf(kind, name).value", widget) == value
+
+
+def drag(page: Page, start: Sequence[float], end: Sequence[float]) -> None:
+    page.mouse.move(*start)
+    page.mouse.down()
+    page.mouse.move(*end, steps=8)
+    page.mouse.up()
 
 
 def set_widgets(page: Page, kind: str, **values: Any) -> None:
@@ -150,6 +164,29 @@ def test_nodes_are_found_by_the_words_of_their_users(page: Page) -> None:
         field.fill(words)
         expect(results.filter(has_text=name)).not_to_have_count(0)
     page.keyboard.press("Escape")
+
+
+def test_nodes_are_added_moved_and_linked_with_the_mouse(page: Page) -> None:
+    page.evaluate("Object.assign(app.canvas.ds, {scale: 1, offset: [0, 0]})")
+    for kind, place in {LOADER: (700, 500), APPLY: (1150, 500)}.items():
+        page.mouse.dblclick(*place)
+        page.keyboard.type(NODES[kind])
+        page.get_by_test_id("result-item").filter(has_text=NODES[kind]).first.click()
+        page.wait_for_function("kind => nodeOf(kind)", arg=kind)
+    title = page.evaluate("kind => onScreen(nodeOf(kind), 60, -10)", LOADER)
+    before = page.evaluate("kind => [...nodeOf(kind).pos]", LOADER)
+    drag(page, title, (title[0] - 150, title[1] + 80))
+    after = page.evaluate("kind => [...nodeOf(kind).pos]", LOADER)
+    assert [round(new - old, -1) for new, old in zip(after, before, strict=True)] == [-150, 80]
+
+    output = page.evaluate(SLOT, [LOADER, "output", "motion_model"])
+    wrong, right = (page.evaluate(SLOT, [APPLY, "input", name]) for name in ("model", "motion_model"))
+    drag(page, output, wrong)
+    assert page.evaluate("app.graph.links.size") == 0
+    page.keyboard.press("Escape")
+    drag(page, output, right)
+    (link,) = page.evaluate("[...app.graph.links.values()].map(link => [link.type, link.origin_id, link.target_id])")
+    assert link == ["MOTION_MODEL", *page.evaluate("kinds => kinds.map(kind => nodeOf(kind).id)", [LOADER, APPLY])]
 
 
 @pytest.mark.parametrize("kind", NODES)

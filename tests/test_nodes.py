@@ -39,6 +39,7 @@ CONTRACT = {
         ["model", "clip", "vae", "motion_model", "dataset", "name", "steps"],
         ["MOTION_LORA", "LORA_MODEL", "LOSS_MAP", "IMAGE", "STRING"],
     ),
+    "DiffDirectorMotionDirectorSettings": (["lr_schedule", "warmup_steps"], ["MOTION_TRAINING_SETTINGS"]),
 }
 LOCALES = ["en", "zh"]
 
@@ -117,6 +118,8 @@ def test_sockets_refuse_objects_of_other_packs() -> None:
         types.motion_loras([1])
     with pytest.raises(ValueError, match="DiffDirector's Video Dataset, found a str"):
         types.motion_dataset("videos")
+    with pytest.raises(ValueError, match="MotionDirector Settings, found a list"):
+        types.training_settings([])
     assert types.motion_loras(None) == ()
 
 

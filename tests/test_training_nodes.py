@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from diffdirector.tests.demo.world import write_dataset
 from diffdirector.tests.host.prompts import animation, node
+from diffdirector.tests.host.weights import TINY, unet_config, unet_state
 from diffdirector.trainers.sampling import CFG, STEPS
 
 PROMPT = "a blue square growing"
@@ -67,3 +69,33 @@ def test_a_further_run_with_more_steps_goes_on(executor, base, training) -> None
     assert (metadata["trained_steps"], metadata["diffdirector"]) == ("5", "0.1.0")
     assert metadata["base"].endswith(".safetensors") and len(metadata["dataset"]) == 16
     assert pictures(base, outputs["show"]["images"]).max() == 0  # no prompt, no preview
+
+
+@pytest.mark.parametrize("kind", ["DiffDirectorTrainMotionDirector", "DiffDirectorTrainMotionModule"])
+def test_a_model_of_another_family_is_refused_and_a_right_one_trains_after_it(executor, base, training, kind) -> None:
+    sd2 = unet_config(
+        "sd15", **TINY, context_dim=1024, use_linear_in_transformer=True, num_head_channels=64, num_heads=-1
+    )
+    path = base / "models" / "diffusion_models" / "sd2.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    save_file(unet_state(sd2), path)
+    inputs = training["train"]["inputs"] | {"model": ["other", 0]}
+    training["other"] = node("UNETLoader", unet_name=path.name, weight_dtype="default")
+    training["refused"] = node(kind, **inputs)
+    del training["train"], training["show"]
+    with pytest.raises(RuntimeError, match="animate SD1.5 and SDXL checkpoints; this model is SD20"):
+        executor.run(training)
+    training["refused"]["inputs"] |= {"model": ["checkpoint", 0], "name": kind, "sample_prompt": "", "steps": 1}
+    executor.run(training)
+
+
+def test_the_settings_node_reaches_the_training_and_a_preset_goes_before_it(executor, base, training) -> None:
+    settings = {"temporal_targets": "to_q", "gradient_checkpointing": False, "debias": 0.25}
+    training["finer"] = node("DiffDirectorMotionDirectorSettings", **settings)
+    inputs = training["train"]["inputs"]
+    inputs |= {"name": "finer", "steps": 1, "sample_prompt": "", "settings": ["finer", 0], "preset": "low"}
+    executor.run(training)
+    with safe_open(base / "models" / "animatediff_motion_lora" / "finer.safetensors", "pt") as file:
+        metadata = file.metadata()
+        assert all("to_q" in key for key in file.keys())  # noqa: SIM118
+    assert (metadata["debias"], metadata["rank"], metadata["gradient_checkpointing"]) == ("0.25", "32", "True")

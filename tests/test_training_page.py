@@ -45,12 +45,8 @@ def opened(server: Server, request: pytest.FixtureRequest) -> Iterator[FrontEnd]
 
 @pytest.fixture
 def page(opened: FrontEnd) -> Iterator[Page]:
-    """The page with an empty graph; nothing may have gone wrong on it by the end of the test."""
-    opened.page.evaluate("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
-    opened.page.wait_for_function("app.graph.nodes.length === 0")
-    yield opened.page
-    problems, opened.problems = opened.problems, []
-    assert problems == []
+    with opened.empty_graph() as page:
+        yield page
 
 
 def open_training(page: Page, name: str, steps: int) -> None:
@@ -62,8 +58,9 @@ def open_training(page: Page, name: str, steps: int) -> None:
         "3": node("DiffDirectorVideoDataset", source="filmed", frames=8, width=64, height=64),
         "4": node(
             TRAIN, model=["1", 0], clip=["1", 1], vae=["1", 2], motion_model=["2", 0], dataset=["3", 0], name=name,
-            steps=steps, rank=4, spatial_probability=1.0, gradient_checkpointing=False, sample_prompt="",
+            steps=steps, rank=4, sample_prompt="", settings=["5", 0],
         ),
+        "5": node("DiffDirectorMotionDirectorSettings", spatial_probability=1.0, gradient_checkpointing=False),
     }  # fmt: skip
     page.evaluate("prompt => app.loadApiJson(prompt, 'train')", prompt)
     page.evaluate("app.loadGraphData(app.graph.serialize())")  # as a user's own workflow: with an id

@@ -69,7 +69,7 @@ def training(server: Server, name: str, clip: dict[str, Any] | None = None, **se
         **{
             DATASET: {"caption": caption(SCENE), "frames": FRAMES, "width": 64, "height": 64} | (clip or {}),
             TRAIN: {
-                "name": name, "steps": 3, "sample_every": 2, "rank": 4, "learning_rate": 1e-2, "gradient_checkpointing": False,
+                "name": name, "steps": 3, "sample_every": 2, "rank": 4, "learning_rate": 1e-2,
             } | settings,
         },
     )  # fmt: skip

@@ -25,6 +25,15 @@ class FrontEnd:
     page: Page
     problems: list[str] = field(default_factory=list)
 
+    @contextmanager
+    def empty_graph(self) -> Iterator[Page]:
+        """The page with an empty graph; nothing may have gone wrong on it by the end."""
+        self.page.evaluate("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+        self.page.wait_for_function("app.graph.nodes.length === 0")
+        yield self.page
+        problems, self.problems = self.problems, []
+        assert problems == []
+
     def note_console(self, message: ConsoleMessage) -> None:
         said = f"{message.text} ({message.location.get('url', '')})"
         ours = (
