@@ -45,15 +45,6 @@ def delta(layer: LoraLayer) -> Tensor:
     return layer.up @ layer.down * (1.0 if layer.alpha is None else layer.alpha / layer.rank)
 
 
-@pytest.fixture
-def unet() -> UNetMotionModel:
-    return UNetMotionModel(
-        sample_size=8, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=32, num_attention_heads=4,
-        motion_max_seq_length=32, down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
-        up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"),
-    )  # fmt: skip
-
-
 def motion_layers(unet: UNetMotionModel, targets: tuple[str, ...] = TARGETS) -> dict[str, torch.nn.Module]:
     """Canonical path -> layer of diffusers' motion modules."""
     paths = {
