@@ -173,6 +173,10 @@ def test_nodes_are_added_moved_and_linked_with_the_mouse(page: Page) -> None:
         page.keyboard.type(NODES[kind])
         page.get_by_test_id("result-item").filter(has_text=NODES[kind]).first.click()
         page.wait_for_function("kind => nodeOf(kind)", arg=kind)
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        page.mouse.move(*place, steps=4)  # it hangs on the cursor until it is put down
+        page.mouse.click(*place)
+        page.wait_for_function("kind => !nodeOf(kind).flags.ghost", arg=kind)
     title = page.evaluate("kind => onScreen(nodeOf(kind), 60, -10)", LOADER)
     before = page.evaluate("kind => [...nodeOf(kind).pos]", LOADER)
     drag(page, title, (title[0] - 150, title[1] + 80))
