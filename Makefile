@@ -13,7 +13,7 @@ demo: ## a prompt becomes an mp4 and an animated WEBP, on the real ComfyUI: make
 demo-eval: ## does what is asked for appear, and move as asked? Writes tests/demo/README.md
 	@$(PROVISION); "$$host" tests/host/as_package.py tests.demo.evaluate
 
-demo-models: ## the demo's models again from nothing: about 2 hours on two cores with bfloat16; goes on where it was stopped
+demo-models: ## the demo's models again from nothing: about 3 hours on two cores with bfloat16; goes on where it was stopped
 	@$(PROVISION); $(REUSE_MEMORY) "$$host" tests/host/as_package.py tests.demo.make_models; \
 	"$$host" tests/host/as_package.py tests.demo.evaluate
 

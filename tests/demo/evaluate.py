@@ -54,9 +54,9 @@ class Row:
 
 ROWS = (
     Row("16 frames", 64, sheet="contact-sheet.webp"),
-    Row("8 frames", 64, frames=8),
-    Row("128x128", 16, size=128),
-    Row("without the motion module", 32, strength=0.0, sheet="without-motion.webp"),
+    Row("8 frames", 32, frames=8),
+    Row("128x128", 8, size=128),
+    Row("without the motion module", 16, strength=0.0, sheet="without-motion.webp"),
 )
 
 

@@ -20,7 +20,7 @@ CONFIG = MotionModuleConfig(
 )  # fmt: skip
 # Then where a body stands within a cell of the latent, which is decided at middling noise: else it jitters by a pixel
 FINE = replace(
-    CONFIG, name="motion-fine", steps=600, learning_rate=2e-4, warmup_steps=20, truncated_snr_cap=5.0, timestep_bias=0.0,
+    CONFIG, name="motion-fine", steps=2200, learning_rate=3e-4, warmup_steps=20, truncated_snr_cap=5.0, timestep_bias=0.0,
 )  # fmt: skip
 
 
