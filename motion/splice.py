@@ -138,13 +138,16 @@ class MotionSplice:
         )
         frames = noise.shape[0]
         windows = guider.model_options.get("context_handler")
+        source = "the batch has"
         if getattr(windows, "dim", None) == 0 and hasattr(windows, "context_length"):
-            frames = min(frames, windows.context_length + bool(getattr(windows, "causal_window_fix", False)))
+            fixed = bool(getattr(windows, "causal_window_fix", False))
+            window = f"a context window{' with causal_window_fix' if fixed else ''} has"
+            frames, source = min((frames, source), (windows.context_length + fixed, window))
         limit = min(motion.max_frames for motion in self.motions)
         if frames > limit:
             self.warn(f"{frames} frames: this motion model takes at most {limit} at a time.")
         for motion in self.motions:
-            self._check_frames(frames, motion)
+            self._check_frames(frames, motion, source)
         self.warn(
             f"{frames} frames: fewer than {FEWEST_FRAMES} give noise. Raise batch_size."
             if frames < FEWEST_FRAMES
@@ -152,11 +155,11 @@ class MotionSplice:
         )
         return executor(noise, *args, **kwargs)
 
-    def _check_frames(self, frames: int, motion: AppliedMotion) -> None:
+    def _check_frames(self, frames: int, motion: AppliedMotion, source: str = "the batch has") -> None:
         if frames > motion.max_frames:
             raise ValueError(
-                f"{motion.handle.name}: this motion model moves at most {motion.max_frames} frames at a time, the batch has {frames}. "
-                f"Use {motion.max_frames} frames or fewer, add Context Windows (of at most {motion.max_frames}, causal_window_fix off), "
+                f"{motion.handle.name}: this motion model moves at most {motion.max_frames} frames at a time, {source} {frames}. "
+                f"Use {motion.max_frames} frames or fewer, add Context Windows (of at most {motion.max_frames}), "
                 "or stretch the positional encoding with stretch_to_frames."
             )
 

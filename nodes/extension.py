@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import dataset, folders, loaders, loras, motion, motion_director, motion_director_settings, training
+from . import context, dataset, folders, loaders, loras, motion, motion_director, motion_director_settings, training
 
 
 class DiffDirectorExtension(ComfyExtension):
@@ -19,6 +19,7 @@ class DiffDirectorExtension(ComfyExtension):
             loras.MergeMotionLora,
             loras.SaveMotionLora,
             motion.DomainAdapter,
+            context.ContextWindows,
             dataset.VideoDataset,
             training.TrainMotionModule,
             motion_director.TrainMotionDirector,

@@ -183,7 +183,24 @@ def test_clip_longer_than_the_encoding_runs_in_the_hosts_context_windows(executo
     prompt["sample"]["inputs"]["model"] = ["windows", 0]
     assert frames(executor, base, prompt).shape[0] == 40
     prompt["windows"]["inputs"] |= {"context_length": 32, "causal_window_fix": True}
-    with pytest.raises(RuntimeError, match="batch has 33.*causal_window_fix off"):
+    with pytest.raises(RuntimeError, match="context window with causal_window_fix has 33"):
+        executor.run(prompt)
+
+
+def test_context_windows_and_the_picture_of_their_plan(executor, base) -> None:
+    prompt = animation(frames=40, steps=2)
+    prompt["windows"] = node(
+        "DiffDirectorContextWindows", model=["apply", 0], context_length=16, overlap=4, schedule="looped_uniform", closed_loop=True,
+        freenoise=True, plan_frames=40,
+    )  # fmt: skip
+    prompt["sample"]["inputs"]["model"] = ["windows", 0]
+    prompt["plan"] = node("SaveImage", images=["windows", 1], filename_prefix="plan")
+    assert frames(executor, base, prompt).shape[0] == 40
+    drawn = np.asarray(Image.open(next((base / "output").glob("plan*.png")))).astype(int)
+    assert drawn.shape == (4 * 4 * 10 + 3 * 8, 40 * 12, 3)  # 4 windows in each of 4 steps
+    assert drawn[4, 6, 2] > drawn[4, 30 * 12 + 6, 2] + 50  # the first window has frame 0, not frame 30
+    prompt["windows"]["inputs"]["overlap"] = 16
+    with pytest.raises(RuntimeError, match=r"overlap: expected less than context_length \(16\), found 16"):
         executor.run(prompt)
 
 

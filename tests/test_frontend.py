@@ -25,6 +25,7 @@ NODES = {
     APPLY: "Apply Motion Model",
     "DiffDirectorMotionLora": "Motion LoRA",
     "DiffDirectorDomainAdapter": "Domain Adapter",
+    "DiffDirectorContextWindows": "Context Windows",
     "DiffDirectorVideoDataset": "Video Dataset",
     "DiffDirectorTrainMotionDirector": "Train MotionDirector",
     "DiffDirectorMotionDirectorSettings": "MotionDirector Settings",

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ["motion", "lora", "trainers", "nodes"]
 HOST_MODULES = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "nodes", "execution", "server"}
 MAY_IMPORT_HOST = {
+    "motion/context.py",
     "motion/module.py",
     "motion/splice.py",
     "lora/patches.py",

@@ -27,6 +27,10 @@ CONTRACT = {
     ),
     "DiffDirectorSaveMotionLora": (["motion_lora", "filename_prefix", "dialect", "precision", "rank"], ["STRING"]),
     "DiffDirectorDomainAdapter": (["model", "adapter_name", "strength"], ["MODEL"]),
+    "DiffDirectorContextWindows": (
+        ["model", "context_length", "overlap", "stride", "schedule", "fuse", "closed_loop", "freenoise"],
+        ["MODEL", "IMAGE"],
+    ),
     "DiffDirectorVideoDataset": (
         ["source", "caption", "frames", "frame_step", "width", "height", "chain"],
         ["MOTION_DATASET", "IMAGE"],

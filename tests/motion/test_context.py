@@ -1,0 +1,185 @@
+"""Windows through the host's sampling, against the same windows sampled one by one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import comfy.controlnet
+import comfy.samplers
+import pytest
+import torch
+from comfy.cldm.cldm import ControlNet
+from torch import Tensor
+
+from diffdirector.motion.context import apply_context_windows
+from diffdirector.motion.module import motion_model_from_state
+from diffdirector.motion.splice import apply_motion_model
+from diffdirector.motion.windows import FUSES, LOOPED, SCHEDULES, UNIFORM, Windows, plan
+from diffdirector.tests.host.checkpoints import tiny_motion_config
+from diffdirector.tests.host.evaluate import randn, relative_error
+from diffdirector.tests.host.weights import TINY, load_unet, motion_state, seeded, unet_config, unet_state
+
+FRAMES = 14
+SIGMAS = torch.tensor([3.0, 1.0, 0.0])
+NOISE, TEXT, NOTHING = randn(FRAMES, 4, 4, 4), randn(1, 77, 768, seed=1), randn(1, 77, 768, seed=2)
+WINDOWS = Windows(8, 3)
+
+
+@pytest.fixture(scope="module")
+def animated():
+    model = load_unet(unet_state(unet_config("sd15", **TINY)))
+    return apply_motion_model(model, motion_model_from_state(motion_state(tiny_motion_config()), "tiny v2"))
+
+
+def sample(model: Any, noise: Tensor, sigmas: Tensor = SIGMAS, positive: Tensor = TEXT, **cond: Any) -> Tensor:
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds([[positive, dict(cond)]], [[NOTHING, dict(cond)]])
+    guider.set_cfg(2.0)
+    latent = torch.zeros_like(noise)
+    return guider.sample(noise, latent, comfy.samplers.sampler_object("euler"), sigmas, disable_pbar=True, seed=5)
+
+
+def by_hand(
+    model: Any, windows: Windows, noise: Tensor = NOISE, conds: Callable[[list[int]], dict] = lambda frames: {}
+) -> Tensor:
+    """Euler's steps, each from the average of what the windows predict on their own; conds: of a window's frames."""
+    x = noise * SIGMAS[0]
+    for step, (sigma, after) in enumerate(zip(SIGMAS[:-1], SIGMAS[1:], strict=True)):
+        found = plan(windows, len(noise), step)
+        clean = torch.zeros_like(x)
+        for window, weights in zip(found.windows, found.weights, strict=True):
+            frames = list(window)
+            alone = sample(model, x[frames] / sigma, torch.stack([sigma, torch.tensor(0.0)]), **conds(frames))
+            clean[frames] += torch.tensor(weights).view(-1, 1, 1, 1) * model.model.process_latent_in(alone)
+        x = x + (x - clean) / sigma * (after - sigma)
+    return model.model.process_latent_out(x)
+
+
+@pytest.mark.parametrize(("schedule", "fuse"), zip(SCHEDULES, FUSES, strict=False))
+def test_the_same_as_windows_one_by_one(animated, schedule: str, fuse: str) -> None:
+    windows = Windows(8, 3, schedule=schedule, fuse=fuse, closed_loop=True)
+    found = sample(apply_context_windows(animated, windows), NOISE)
+    assert relative_error(found, by_hand(animated, windows)) < 1e-5
+    assert relative_error(found, sample(animated, NOISE)) > 1e-2
+
+
+def test_one_window_of_the_whole_clip_is_no_windows_bit_for_bit(animated) -> None:
+    expected = sample(animated, NOISE)
+    for length in (FRAMES, FRAMES + 4):
+        assert torch.equal(sample(apply_context_windows(animated, Windows(length)), NOISE), expected)
+
+
+def test_windows_before_the_motion_model_are_windows_too(animated) -> None:
+    model = load_unet(unet_state(unet_config("sd15", **TINY)))
+    motion = motion_model_from_state(motion_state(tiny_motion_config()), "tiny v2")
+    found = sample(apply_motion_model(apply_context_windows(model, WINDOWS), motion), NOISE)
+    assert torch.equal(found, sample(apply_context_windows(animated, WINDOWS), NOISE))
+
+
+def test_a_loop_has_no_beginning(animated) -> None:
+    """Turned noise gives the turned clip, where windows do not move with the steps."""
+    windows = Windows(8, 1, schedule=LOOPED, closed_loop=True)
+    model, once = apply_context_windows(animated, windows), torch.tensor([3.0, 0.0])
+    found = sample(model, NOISE, once)
+    turned = sample(model, NOISE.roll(7, 0), once)  # two windows, 7 frames apart
+    assert relative_error(turned.roll(-7, 0), found) < 1e-5
+
+
+def test_a_loop_that_fits_into_one_window_is_turned_in_it(animated) -> None:
+    windows = Windows(FRAMES, 4, schedule=LOOPED, closed_loop=True)
+    found = sample(apply_context_windows(animated, windows), NOISE)
+    assert relative_error(found, by_hand(animated, windows)) < 1e-5
+    assert relative_error(found, sample(animated, NOISE)) > 1e-3
+
+
+def test_text_that_differs_from_frame_to_frame_is_each_windows_own(animated) -> None:
+    travelling = randn(FRAMES, 77, 768, seed=6)
+    found = sample(apply_context_windows(animated, WINDOWS), NOISE, positive=travelling)
+    expected = by_hand(animated, WINDOWS, conds=lambda frames: {"positive": travelling[frames]})
+    assert relative_error(found, expected) < 1e-5
+
+
+def control_net(hints: Tensor, strength: float = 1.0) -> Any:
+    """A small ControlNet through the stock loader."""
+    config = unet_config("sd15", **TINY)
+    with torch.device("meta"):
+        skeleton = ControlNet(**config, hint_channels=3)
+    state = seeded({key: tuple(value.shape) for key, value in skeleton.state_dict().items()}, seed=4)
+    control = comfy.controlnet.load_controlnet_state_dict(state)
+    assert control is not None
+    return control.set_cond_hint(hints, strength, (0.0, 0.9))
+
+
+def controlled(control: Any) -> dict[str, Any]:
+    return {"control": control, "control_apply_to_uncond": True}
+
+
+@pytest.mark.parametrize("count", [FRAMES, 6])
+def test_a_stock_controlnet_sees_the_frames_of_its_window(animated, count: int) -> None:
+    hints = torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(8))
+    dealt = hints[[frame % count for frame in range(FRAMES)]]
+    found = sample(apply_context_windows(animated, WINDOWS), NOISE, **controlled(control_net(hints)))
+    expected = by_hand(animated, WINDOWS, conds=lambda frames: controlled(control_net(dealt[frames])))
+    assert relative_error(found, expected) < 1e-5
+    if count == FRAMES:
+        shuffled = sample(apply_context_windows(animated, WINDOWS), NOISE, **controlled(control_net(hints.flip(0))))
+        assert relative_error(shuffled, expected) > 1e-4
+
+
+def test_chained_controlnets_see_them_too(animated) -> None:
+    first, second = (torch.rand(FRAMES, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) for seed in (8, 9))
+
+    def chain(frames: list[int]) -> dict[str, Any]:
+        return controlled(control_net(first[frames]).set_previous_controlnet(control_net(second[frames], 0.5)))
+
+    found = sample(apply_context_windows(animated, WINDOWS), NOISE, **chain(list(range(FRAMES))))
+    assert relative_error(found, by_hand(animated, WINDOWS, conds=chain)) < 1e-5
+
+
+def test_attention_patches_are_told_the_frames_of_the_window(animated) -> None:
+    """As IP-Adapter packs ask: `ad_params` in the attention's options; and nothing of it stays."""
+    seen, model = [], apply_context_windows(animated, WINDOWS).clone()
+
+    def patch(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        seen.append((tuple(options["ad_params"]["sub_idxs"]), options["ad_params"]["full_length"]))
+        return q, k, v
+
+    model.set_model_attn2_patch(patch)
+    sample(model, NOISE, torch.tensor([3.0, 0.0]))
+    assert set(seen) == {(window, FRAMES) for window in plan(WINDOWS, FRAMES).windows}
+    left = model.model_options["transformer_options"]
+    assert "ad_params" not in left and "context_window" not in left
+
+
+def test_freenoise_lends_later_frames_the_first_windows_noise(animated) -> None:
+    seen: list[Tensor] = []
+    model = apply_context_windows(animated, WINDOWS, freenoise=True)
+    model.set_model_sampler_pre_cfg_function(lambda args: (seen.append(args["input"]), args["conds_out"])[1])
+    sample(model, NOISE.clone())
+    noise = seen[0] / SIGMAS[0]
+    assert torch.allclose(noise[:8], NOISE[:8], atol=1e-5)
+    for frame in noise:
+        assert min(float((frame - first).abs().max()) for first in NOISE[:8]) < 1e-4
+    again = apply_context_windows(model, WINDOWS)  # without
+    seen.clear()
+    sample(again, NOISE.clone())
+    assert torch.allclose(seen[0] / SIGMAS[0], NOISE, atol=1e-5)
+
+
+def test_windows_longer_than_the_motion_models_limit_are_refused(animated) -> None:
+    with pytest.raises(ValueError, match="moves at most 32 frames at a time, a context window has 40"):
+        sample(apply_context_windows(animated, Windows(40)), randn(44, 4, 4, 4))
+    assert sample(apply_context_windows(animated, Windows(32)), randn(36, 4, 4, 4)).shape[0] == 36
+
+
+def test_steps_between_the_schedules_keep_their_windows(animated) -> None:
+    """Samplers of second order ask at sigmas that no step has."""
+    windows = Windows(8, 3, schedule=UNIFORM)
+    model = apply_context_windows(animated, windows)
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds([[TEXT, {}]], [[NOTHING, {}]])
+    sampler = comfy.samplers.sampler_object("dpm_2")
+    found = guider.sample(NOISE, torch.zeros_like(NOISE), sampler, SIGMAS, disable_pbar=True, seed=5)
+    assert math.isfinite(float(found.sum()))
