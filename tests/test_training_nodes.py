@@ -90,12 +90,13 @@ def test_a_model_of_another_family_is_refused_and_a_right_one_trains_after_it(ex
 
 
 def test_the_settings_node_reaches_the_training_and_a_preset_goes_before_it(executor, base, training) -> None:
-    settings = {"temporal_targets": "to_q", "gradient_checkpointing": False, "debias": 0.25}
+    settings = {"temporal_targets": "to_q, to_k", "gradient_checkpointing": False, "debias": 0.25}
     training["finer"] = node("DiffDirectorMotionDirectorSettings", **settings)
     inputs = training["train"]["inputs"]
     inputs |= {"name": "finer", "steps": 1, "sample_prompt": "", "settings": ["finer", 0], "preset": "low"}
     executor.run(training)
     with safe_open(base / "models" / "animatediff_motion_lora" / "finer.safetensors", "pt") as file:
         metadata = file.metadata()
-        assert all("to_q" in key for key in file.keys())  # noqa: SIM118
+        trained = {part for key in file.keys() for part in ("to_q", "to_k", "to_v", "to_out", "ff") if part in key}  # noqa: SIM118
+    assert trained == {"to_q", "to_k"}
     assert (metadata["debias"], metadata["rank"], metadata["gradient_checkpointing"]) == ("0.25", "32", "True")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from comfy.cldm.cldm import ControlNet
 from torch import Tensor
 
-from diffdirector.motion.context import apply_context_windows
+from diffdirector.motion.context import HANDLER, apply_context_windows
 from diffdirector.motion.module import motion_model_from_state
 from diffdirector.motion.splice import apply_motion_model
 from diffdirector.motion.windows import FUSES, LOOPED, SCHEDULES, UNIFORM, Windows, plan
@@ -33,12 +32,14 @@ def animated():
     return apply_motion_model(model, motion_model_from_state(motion_state(tiny_motion_config()), "tiny v2"))
 
 
-def sample(model: Any, noise: Tensor, sigmas: Tensor = SIGMAS, positive: Tensor = TEXT, **cond: Any) -> Tensor:
+def sample(
+    model: Any, noise: Tensor, sigmas: Tensor = SIGMAS, positive: Tensor = TEXT, sampler: str = "euler", **cond: Any
+) -> Tensor:
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds([[positive, dict(cond)]], [[NOTHING, dict(cond)]])
     guider.set_cfg(2.0)
     latent = torch.zeros_like(noise)
-    return guider.sample(noise, latent, comfy.samplers.sampler_object("euler"), sigmas, disable_pbar=True, seed=5)
+    return guider.sample(noise, latent, comfy.samplers.sampler_object(sampler), sigmas, disable_pbar=True, seed=5)
 
 
 def by_hand(
@@ -176,10 +177,10 @@ def test_windows_longer_than_the_motion_models_limit_are_refused(animated) -> No
 
 def test_steps_between_the_schedules_keep_their_windows(animated) -> None:
     """Samplers of second order ask at sigmas that no step has."""
-    windows = Windows(8, 3, schedule=UNIFORM)
+    windows, used = Windows(8, 3, schedule=UNIFORM), []
     model = apply_context_windows(animated, windows)
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds([[TEXT, {}]], [[NOTHING, {}]])
-    sampler = comfy.samplers.sampler_object("dpm_2")
-    found = guider.sample(NOISE, torch.zeros_like(NOISE), sampler, SIGMAS, disable_pbar=True, seed=5)
-    assert math.isfinite(float(found.sum()))
+    handler = model.model_options[HANDLER]
+    model.set_model_sampler_pre_cfg_function(lambda args: (used.append(handler.plan), args["conds_out"])[1])
+    found = sample(model, NOISE, sampler="dpm_2")
+    assert found.isfinite().all()
+    assert used == [plan(windows, FRAMES, step) for step in (0, 0, 1)] and used[1] != used[2]

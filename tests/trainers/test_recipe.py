@@ -90,6 +90,7 @@ def test_presets_set_size_and_rank(preset: str, side: int, rank: int) -> None:
     (clip,) = read.videos
     assert (clip.width, clip.height, clip.aspect_buckets) == (side, side, preset != "low")
     assert isinstance(read.config, MotionDirectorConfig) and read.config.rank == rank
+    assert PRESETS[preset].training["rank"] == rank  # what the node takes
     assert set(PRESETS) == {"consumer", "low", "preferred", "best"}
 
 
