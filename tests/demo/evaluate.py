@@ -55,6 +55,7 @@ class Row:
 ROWS = (
     Row("16 frames", 64, sheet="contact-sheet.webp"),
     Row("8 frames", 32, frames=8),
+    Row("48 frames, in windows of 16", 4, frames=48),
     Row("128x128", 8, size=128),
     Row("without the motion module", 16, strength=0.0, sheet="without-motion.webp"),
 )
@@ -67,10 +68,13 @@ class Studio:
         import folder_paths
 
         import nodes
+        from diffdirector.motion.context import apply_context_windows
         from diffdirector.motion.module import load_motion_model
         from diffdirector.motion.splice import apply_motion_model
+        from diffdirector.motion.windows import Windows
 
         self.nodes, self.apply = nodes, apply_motion_model
+        self.in_windows = lambda model: apply_context_windows(model, Windows())
         self.model, self.text, self.vae = nodes.CheckpointLoaderSimple().load_checkpoint(stack.CHECKPOINT)
         path = Path(folder_paths.models_dir) / "animatediff_models" / stack.MOTION_MODEL
         self.motion = load_motion_model(str(path))
@@ -83,7 +87,7 @@ class Studio:
 
     def clip(self, prompt: str, seed: int, row: Row = ROWS[0], motion: Any = None) -> Tensor:
         """Frames [f, 3, h, w] in 0..1. motion: another motion model than the demo's."""
-        model = self.apply(self.model, motion or self.motion, strength=row.strength)
+        model = self.in_windows(self.apply(self.model, motion or self.motion, strength=row.strength))
         positive, negative = (self.nodes.CLIPTextEncode().encode(self.text, text)[0] for text in (prompt, ""))
         (latent,) = self.nodes.EmptyLatentImage().generate(row.size, row.size, row.frames)
         settings = (seed, STEPS, CFG, SAMPLER, SCHEDULER)
