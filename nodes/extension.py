@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import context, dataset, folders, loaders, loras, motion, motion_director, motion_director_settings, training
+from . import (
+    context,
+    curves,
+    dataset,
+    folders,
+    loaders,
+    loras,
+    motion,
+    motion_director,
+    motion_director_settings,
+    prompts,
+    training,
+)
 
 
 class DiffDirectorExtension(ComfyExtension):
@@ -24,4 +36,7 @@ class DiffDirectorExtension(ComfyExtension):
             training.TrainMotionModule,
             motion_director.TrainMotionDirector,
             motion_director_settings.MotionDirectorSettings,
+            prompts.PromptTravel,
+            curves.CurveNode,
+            curves.CurveFromList,
         ]

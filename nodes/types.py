@@ -14,6 +14,8 @@ MotionModelSocket = io.Custom("MOTION_MODEL")
 MotionLoraSocket = io.Custom("MOTION_LORA")
 MotionDatasetSocket = io.Custom("MOTION_DATASET")
 TrainingSettingsSocket = io.Custom("MOTION_TRAINING_SETTINGS")
+CurveSocket = io.Custom("MOTION_CURVE")
+FloatsSocket = io.Custom("FLOATS")  # the host's Create Hook Keyframes From Floats and other packs: a list of numbers
 
 
 def motion_model(value: object) -> MotionModelHandle:

@@ -29,9 +29,17 @@ NODES = {
     "DiffDirectorVideoDataset": "Video Dataset",
     "DiffDirectorTrainMotionDirector": "Train MotionDirector",
     "DiffDirectorMotionDirectorSettings": "MotionDirector Settings",
+    "DiffDirectorPromptTravel": "Prompt Travel",
+    "DiffDirectorCurve": "Curve",
+    "DiffDirectorCurveFromList": "Curve From List",
 }
 # Their text fields lie over the canvas, which knows nothing of a mouse above them.
-WITH_TEXT_FIELDS = ("DiffDirectorVideoDataset", "DiffDirectorTrainMotionDirector")
+WITH_TEXT_FIELDS = (
+    "DiffDirectorVideoDataset",
+    "DiffDirectorTrainMotionDirector",
+    "DiffDirectorPromptTravel",
+    "DiffDirectorCurve",
+)
 # For the page: a node by its type, a widget by its name, where a point of a node is on the screen, and a count of what
 # the host tells the front end about a run.
 HELPERS = """

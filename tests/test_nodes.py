@@ -44,6 +44,12 @@ CONTRACT = {
         ["MOTION_LORA", "LORA_MODEL", "LOSS_MAP", "IMAGE", "STRING"],
     ),
     "DiffDirectorMotionDirectorSettings": (["lr_schedule", "warmup_steps"], ["MOTION_TRAINING_SETTINGS"]),
+    "DiffDirectorPromptTravel": (
+        ["clip", "prompts", "frames", "prefix", "suffix", "interpolation"],
+        ["CONDITIONING", "IMAGE"],
+    ),
+    "DiffDirectorCurve": (["curve", "interpolation", "frames"], ["MOTION_CURVE", "FLOAT", "FLOATS", "IMAGE"]),
+    "DiffDirectorCurveFromList": (["values", "interpolation", "frames"], ["MOTION_CURVE", "FLOAT", "FLOATS", "IMAGE"]),
 }
 LOCALES = ["en", "zh"]
 
