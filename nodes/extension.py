@@ -14,6 +14,7 @@ from . import (
     motion,
     motion_director,
     motion_director_settings,
+    noise,
     prompts,
     training,
 )
@@ -39,4 +40,7 @@ class DiffDirectorExtension(ComfyExtension):
             prompts.PromptTravel,
             curves.CurveNode,
             curves.CurveFromList,
+            noise.FreeInitNode,
+            noise.ClipNoiseNode,
+            noise.FewSteps,
         ]

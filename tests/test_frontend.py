@@ -32,6 +32,9 @@ NODES = {
     "DiffDirectorPromptTravel": "Prompt Travel",
     "DiffDirectorCurve": "Curve",
     "DiffDirectorCurveFromList": "Curve From List",
+    "DiffDirectorFreeInit": "FreeInit",
+    "DiffDirectorClipNoise": "Clip Noise",
+    "DiffDirectorFewSteps": "Few-Step Settings",
 }
 # Their text fields lie over the canvas, which knows nothing of a mouse above them.
 WITH_TEXT_FIELDS = (
@@ -202,6 +205,25 @@ def test_nodes_are_added_moved_and_linked_with_the_mouse(page: Page) -> None:
     drag(page, output, right)
     (link,) = page.evaluate("[...app.graph.links.values()].map(link => [link.type, link.origin_id, link.target_id])")
     assert link == ["MOTION_MODEL", *page.evaluate("kinds => kinds.map(kind => nodeOf(kind).id)", [LOADER, APPLY])]
+
+
+def test_few_step_settings_are_linked_to_the_samplers_widgets(page: Page) -> None:
+    page.evaluate(
+        """() => {
+            Object.assign(app.canvas.ds, {scale: 1, offset: [0, 0]});
+            for (const [kind, place] of [['DiffDirectorFewSteps', [300, 300]], ['KSampler', [900, 300]]]) {
+                const node = LiteGraph.createNode(kind);
+                node.pos = place;
+                app.graph.add(node);
+            }
+            app.canvas.draw(true, true);
+        }"""
+    )
+    for name in ("steps", "cfg", "sampler_name", "scheduler"):
+        output = page.evaluate(SLOT, ["DiffDirectorFewSteps", "output", name])
+        drag(page, output, page.evaluate(SLOT, ["KSampler", "input", name]))
+    links = page.evaluate("nodeOf('KSampler').inputs.filter(input => input.link !== null).map(input => input.name)")
+    assert links == ["steps", "cfg", "sampler_name", "scheduler"]
 
 
 @pytest.mark.parametrize("kind", NODES)

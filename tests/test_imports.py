@@ -12,6 +12,7 @@ LAYERS = ["motion", "lora", "trainers", "nodes"]
 HOST_MODULES = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "nodes", "execution", "server"}
 MAY_IMPORT_HOST = {
     "motion/context.py",
+    "motion/initial_noise.py",
     "motion/module.py",
     "motion/splice.py",
     "lora/patches.py",

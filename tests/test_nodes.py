@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from comfy.samplers import KSampler
 
 from diffdirector.tests.host.provision import OLDEST
 
@@ -50,6 +51,12 @@ CONTRACT = {
     ),
     "DiffDirectorCurve": (["curve", "interpolation", "frames"], ["MOTION_CURVE", "FLOAT", "FLOATS", "IMAGE"]),
     "DiffDirectorCurveFromList": (["values", "interpolation", "frames"], ["MOTION_CURVE", "FLOAT", "FLOATS", "IMAGE"]),
+    "DiffDirectorFreeInit": (["model", "iterations", "filter", "d_s", "d_t", "order"], ["MODEL"]),
+    "DiffDirectorClipNoise": (["model", "kind", "period", "overlap", "seeds", "to_seed"], ["MODEL"]),
+    "DiffDirectorFewSteps": (
+        ["model", "preset"],
+        ["MODEL", "INT", "FLOAT", KSampler.SAMPLERS, KSampler.SCHEDULERS, "SAMPLER", "SIGMAS"],
+    ),
 }
 LOCALES = ["en", "zh"]
 
