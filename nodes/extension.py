@@ -5,10 +5,14 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from . import (
+    anchors,
+    clips,
     context,
     curves,
     dataset,
     folders,
+    footage,
+    lists,
     loaders,
     loras,
     motion,
@@ -16,6 +20,7 @@ from . import (
     motion_director_settings,
     noise,
     prompts,
+    save_animation,
     training,
 )
 
@@ -43,4 +48,10 @@ class DiffDirectorExtension(ComfyExtension):
             noise.FreeInitNode,
             noise.ClipNoiseNode,
             noise.FewSteps,
+            footage.LoadFootage,
+            anchors.AnchorFrames,
+            clips.LoopClip,
+            save_animation.SaveAnimation,
+            clips.ClipGrid,
+            lists.ListFromText,
         ]

@@ -67,6 +67,13 @@ def below_input(name: str) -> Path:
     return path
 
 
+def input_videos(extensions: Iterable[str]) -> list[str]:
+    """The videos in ComfyUI's input folder and in the folders that lie in it."""
+    root = Path(folder_paths.get_input_directory())
+    found = (*root.glob("*"), *root.glob("*/*"))
+    return sorted(path.relative_to(root).as_posix() for path in found if path.suffix.lower() in extensions)
+
+
 def fingerprint(paths: Iterable[Path]) -> str:
     """Changes when a file at or below paths, or a text of the same name, is changed, added or removed."""
     files = {file for path in paths for file in (path, path.with_suffix(".txt"), *path.rglob("*")) if file.is_file()}

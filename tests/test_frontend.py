@@ -35,6 +35,12 @@ NODES = {
     "DiffDirectorFreeInit": "FreeInit",
     "DiffDirectorClipNoise": "Clip Noise",
     "DiffDirectorFewSteps": "Few-Step Settings",
+    "DiffDirectorLoadFootage": "Load Footage",
+    "DiffDirectorAnchorFrames": "Anchor Frames",
+    "DiffDirectorLoopClip": "Loop Clip",
+    "DiffDirectorSaveAnimation": "Save Animation",
+    "DiffDirectorClipGrid": "Clip Grid",
+    "DiffDirectorListFromText": "List from Text",
 }
 # Their text fields lie over the canvas, which knows nothing of a mouse above them.
 WITH_TEXT_FIELDS = (
@@ -42,6 +48,8 @@ WITH_TEXT_FIELDS = (
     "DiffDirectorTrainMotionDirector",
     "DiffDirectorPromptTravel",
     "DiffDirectorCurve",
+    "DiffDirectorClipGrid",
+    "DiffDirectorListFromText",
 )
 # For the page: a node by its type, a widget by its name, where a point of a node is on the screen, and a count of what
 # the host tells the front end about a run.
@@ -273,6 +281,27 @@ def test_run_button_runs_the_workflow_and_shows_the_clip(workflow: Page) -> None
     workflow.wait_for_function("nodeOf('SaveAnimatedWEBP').imgs?.[0]?.naturalWidth === 64")
     expect(workflow.locator("video")).to_be_visible()
     workflow.wait_for_function("document.querySelector('video').videoWidth === 64")
+
+
+@pytest.mark.parametrize("kind", ["mp4", "webm", "webp", "gif"])
+def test_a_saved_animation_plays_in_its_node(workflow: Page, kind: str) -> None:
+    workflow.evaluate(
+        """kind => {
+            for (const type of ['SaveVideo', 'SaveAnimatedWEBP']) app.graph.remove(nodeOf(type));
+            const node = LiteGraph.createNode('DiffDirectorSaveAnimation');
+            app.graph.add(node);
+            nodeOf('VAEDecode').connect(0, node, 0);
+            widgetOf(node.type, 'format').value = kind;
+        }""",
+        kind,
+    )
+    assert run(workflow)["execution_success"] == 1
+    if kind in ("mp4", "webm"):
+        workflow.wait_for_function("document.querySelector('video')?.videoWidth === 64")
+    else:  # in an img element, which plays; a canvas would show the first frame
+        workflow.wait_for_function(
+            "[...document.images].some(image => image.naturalWidth === 64 && image.checkVisibility())"
+        )
 
 
 def test_warning_about_few_frames_is_shown_on_the_node(workflow: Page) -> None:

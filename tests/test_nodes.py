@@ -57,6 +57,21 @@ CONTRACT = {
         ["model", "preset"],
         ["MODEL", "INT", "FLOAT", KSampler.SAMPLERS, KSampler.SCHEDULERS, "SAMPLER", "SIGMAS"],
     ),
+    "DiffDirectorLoadFootage": (
+        ["video", "frame_rate", "start", "frames", "width", "height"],
+        ["IMAGE", "INT", "FLOAT"],
+    ),
+    "DiffDirectorAnchorFrames": (["images", "vae", "indices", "strength", "latent", "frames", "reach"], ["LATENT"]),
+    "DiffDirectorLoopClip": (["images", "method", "frames"], ["IMAGE"]),
+    "DiffDirectorSaveAnimation": (
+        ["images", "filename_prefix", "frame_rate", "format", "quality", "loops", "audio"],
+        ["STRING"],
+    ),
+    "DiffDirectorClipGrid": (
+        ["images", "columns", "row_labels", "column_labels", "label_size", "shorter_clips"],
+        ["IMAGE"],
+    ),
+    "DiffDirectorListFromText": (["text", "each", "times"], ["STRING", "INT", "FLOAT"]),
 }
 LOCALES = ["en", "zh"]
 

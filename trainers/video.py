@@ -12,6 +12,7 @@ import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from av.error import FFmpegError
 from torch import Tensor
 
 VIDEO_EXTENSIONS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif"}
+UNKNOWN_RATE = 25  # frames per second, of a file that does not say
 WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these leave the alpha out
 LEAD_IN = 16  # frames right after a key frame may lean on the ones before it, so a seek aims this much earlier
 
@@ -57,8 +59,26 @@ def frame_times(path: Path) -> Sequence[int]:
     return _frame_times(path, status.st_size, status.st_mtime_ns)
 
 
-def read_frames(path: Path, wanted: range, seek: bool = True) -> Iterator[Tensor]:
-    """The frames with the numbers in wanted, each [h, w, 3], uint8.
+def timing(path: Path) -> tuple[Fraction, Fraction]:
+    """(seconds that a tick of frame_times lasts, frames per second). Nothing is decoded unless the file has no times.
+
+    The rate is the one the file names, unless its frames say otherwise (variable frame rate): then their average.
+    Raises DatasetError as frame_times does.
+    """
+    times = frame_times(path)
+    with _opened(path) as (_, stream):
+        rate = Fraction(stream.average_rate or stream.guessed_rate or UNKNOWN_RATE)
+        if isinstance(times, range):
+            return 1 / rate, rate
+        tick = Fraction(stream.time_base)
+    if len(times) > 1:
+        measured = (len(times) - 1) / ((times[-1] - times[0]) * tick)
+        rate = rate if abs(measured / rate - 1) < 0.01 else measured
+    return tick, rate
+
+
+def read_frames(path: Path, wanted: Sequence[int], seek: bool = True) -> Iterator[Tensor]:
+    """The frames with the numbers in wanted, which grow, each [h, w, 3], uint8.
 
     Frames are counted as they are shown, each as one whatever its duration: in a file of variable frame rate, too, n
     is the n-th picture. They are turned as the file's display matrix says (phones film sideways), widened where pixels
