@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffdirector.tests.demo.world import Scene, render, write_video
 from diffdirector.tests.host.checkpoints import CHECKPOINT, MOTION_MODEL, link_models
-from diffdirector.tests.host.prompts import animation
+from diffdirector.tests.host.prompts import animation, node
 from diffdirector.tests.host.provision import NEWEST, ROOT, provision
 from diffdirector.tests.host.server import PromptFailed, Server
 from diffdirector.tests.host.workflow import load_workflow, to_prompt
 from diffdirector.tests.test_nodes import CONTRACT
+from diffdirector.trainers.animation import FORMATS
 
 pytestmark = pytest.mark.slow
 FRAMES = 16
@@ -88,6 +90,32 @@ def test_motion_model_has_an_effect(server: Server) -> None:
         for files in runs
     )
     assert np.abs(still - moved).mean() > 5
+
+
+def test_footage_becomes_a_clip_in_every_format(server: Server) -> None:
+    (server.base / "input" / "shots").mkdir(parents=True)
+    write_video(server.base / "input" / "shots" / "circle.mp4", render(Scene("circle", "red", "white", "right")))
+    prompt = animation(8)
+    prompt |= {
+        "footage": node(
+            "DiffDirectorLoadFootage", video="shots/circle.mp4", frame_rate=8.0, start=0.0, frames=0, width=64, height=64,
+        ),
+        "anchors": node(
+            "DiffDirectorAnchorFrames", images=["footage", 0], vae=["checkpoint", 2], indices="0 -1", strength=1.0, frames=["footage", 1],
+        ),
+    }  # fmt: skip
+    for kind in FORMATS:
+        prompt[kind] = node(
+            "DiffDirectorSaveAnimation", images=["decode", 0], filename_prefix="clip", frame_rate=["footage", 2], format=kind
+        )  # fmt: skip
+    prompt["sample"]["inputs"]["latent_image"] = ["anchors", 0]
+    outputs = server.run(prompt)
+    saved = [file for kind in FORMATS for file in outputs[kind].get("gifs", outputs[kind]["images"])]
+    files = {Path(file["filename"]).suffix: server.file(file) for file in saved}
+    assert set(files) == {f".{kind}" for kind in FORMATS}
+    for suffix in (".mp4", ".webm", ".gif"):
+        with av.open(io.BytesIO(files[suffix])) as video:
+            assert len(list(video.decode(video=0))) == 8
 
 
 def test_template_and_help_pages_are_served(server: Server) -> None:
