@@ -1,6 +1,7 @@
 // Losses, progress and the last sample of a training, in its node while it runs. nodes/live.py sends what is shown.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { addDisplay, addStyle, html, nodeOf, withAttributes } from "./shared.js";
 
 const EVENT = "diffdirector.training";
 const OUTPUT = "diffdirector_training";
@@ -59,8 +60,7 @@ class Display {
     this.figure.append(this.image, this.caption);
     this.image.onerror = () => this.arrange({ ...this.state, sample: null }); // the host empties its temp folder
     this.status.textContent = "The losses and a sample appear here.";
-    const widget = node.addDOMWidget("training", "diffdirector_training", this.element, { serialize: false });
-    widget.serialize = false; // the option keeps it out of the prompt, this out of the workflow
+    addDisplay(node, "training", this.element);
     this.arrange({ series: {}, sample: null });
     new ResizeObserver(() => this.draw()).observe(this.chart);
   }
@@ -211,28 +211,13 @@ function label(value, x, y, anchor) {
   return text;
 }
 
-function html(tag, attributes = {}) {
-  return withAttributes(document.createElement(tag), attributes);
-}
-
 function svg(tag, attributes) {
   return withAttributes(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes);
 }
 
-function withAttributes(element, attributes) {
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  return element;
-}
-
 const displays = new WeakMap();
 
-// id: to the server "12:3" is node 3 in the subgraph of node 12; the front end also writes "<uuid of the subgraph>:3"
-function displayOf(id) {
-  const path = String(id).split(":");
-  const last = path.pop();
-  const inside = (graph, part) => app.rootGraph.subgraphs.get(part) ?? graph?.getNodeById(part)?.subgraph;
-  return displays.get(path.reduce(inside, app.rootGraph)?.getNodeById(last));
-}
+const displayOf = (id) => displays.get(nodeOf(id));
 
 function showOutput(display, output) {
   const text = output?.[OUTPUT]?.[0];
@@ -252,9 +237,7 @@ async function restore(display) {
 app.registerExtension({
   name: "DiffDirector.Training",
   setup() {
-    const style = html("style");
-    style.textContent = STYLE;
-    document.head.append(style);
+    addStyle(STYLE);
     api.addEventListener(EVENT, ({ detail }) => displayOf(detail.node)?.show(detail));
     api.addEventListener("execution_interrupted", ({ detail }) => displayOf(detail.node_id)?.stop("cancelled"));
     api.addEventListener("execution_error", ({ detail }) => displayOf(detail.node_id)?.stop("stopped by an error"));
