@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..motion.context import apply_context_windows
-from ..motion.plan_picture import picture
+from ..motion.plan_picture import first_plans, picture
 from ..motion.windows import FUSES, SCHEDULES, Windows
 
 DEFAULTS = Windows()
@@ -68,5 +68,6 @@ class ContextWindows(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         settings = Windows(context_length, overlap, stride, schedule, fuse, closed_loop)
         return io.NodeOutput(
-            apply_context_windows(model, settings, freenoise=freenoise), picture(settings, plan_frames).unsqueeze(0)
+            apply_context_windows(model, settings, freenoise=freenoise),
+            picture(first_plans(settings, plan_frames)).unsqueeze(0),
         )

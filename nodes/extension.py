@@ -19,6 +19,7 @@ from . import (
     motion_director,
     motion_director_settings,
     noise,
+    plan_route,
     prompts,
     save_animation,
     training,
@@ -28,6 +29,7 @@ from . import (
 class DiffDirectorExtension(ComfyExtension):
     async def on_load(self) -> None:
         folders.register()
+        plan_route.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
