@@ -13,6 +13,7 @@ from ..motion.identify import FileKind
 from ..motion.schedules import AUTO, CHOICES
 from ..motion.splice import GROUP_NORMS, NORM_AUTO, apply_motion_model
 from . import folders, types
+from .preview import preview_moving
 from .types import MotionLoraSocket, MotionModelSocket
 
 
@@ -115,19 +116,19 @@ class ApplyMotionModel(io.ComfyNode):
         group_norm=NORM_AUTO,
     ) -> io.NodeOutput:
         handle = with_motion_loras(types.motion_model(motion_model), types.motion_loras(motion_lora))
-        return io.NodeOutput(
-            apply_motion_model(
-                model,
-                handle,
-                beta_schedule=beta_schedule,
-                strength=strength,
-                start_percent=start_percent,
-                end_percent=end_percent,
-                group_norm=group_norm,
-                stretch_to=stretch_to_frames,
-                warn=warn_on_node(cls.hidden.unique_id),
-            )
+        animated = apply_motion_model(
+            model,
+            handle,
+            beta_schedule=beta_schedule,
+            strength=strength,
+            start_percent=start_percent,
+            end_percent=end_percent,
+            group_norm=group_norm,
+            stretch_to=stretch_to_frames,
+            warn=warn_on_node(cls.hidden.unique_id),
         )
+        preview_moving(animated)
+        return io.NodeOutput(animated)
 
 
 class DomainAdapter(io.ComfyNode):
