@@ -10,9 +10,12 @@ import comfy.lora
 import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
+from torch import Tensor
 
+from ..motion.curves import Curve
 from ..motion.formats import MotionFormatError
 from ..motion.identify import FileKind
+from ..motion.live_lora import LiveLora
 from ..motion.module import MotionModelHandle, load_tensors
 from .formats import LoraFormatError, LoraLayer, check_shape, layer_name, read_lora
 from .merge import merge
@@ -20,11 +23,20 @@ from .merge import merge
 
 @dataclass(frozen=True)
 class MotionLora:
-    """One MotionLoRA with its strength; a MOTION_LORA of the graph is a tuple of them."""
+    """One MotionLoRA with its strength; a MOTION_LORA of the graph is a tuple of them.
+
+    over_frames, over_steps: factors on the strength, see motion/strength.py.
+    """
 
     name: str
     layers: Mapping[str, LoraLayer]
     strength: float
+    over_frames: Curve | None = None
+    over_steps: Curve | None = None
+
+    @property
+    def changes(self) -> bool:
+        return self.over_frames is not None or self.over_steps is not None
 
 
 def load_lora(path: str, name: str, expected: FileKind) -> dict[str, LoraLayer]:
@@ -39,6 +51,11 @@ def load_lora(path: str, name: str, expected: FileKind) -> dict[str, LoraLayer]:
 def merge_motion_loras(loras: Iterable[MotionLora], rank: int = 0) -> MotionLora:
     """A chain as one MotionLoRA of strength 1 that does the same; rank as merge takes it. Raises LoraFormatError."""
     loras = tuple(loras)
+    for lora in loras:
+        if lora.changes:
+            raise LoraFormatError(
+                f"{lora.name}: its strength changes over frames or steps, which a file cannot hold. Merge or save it without curves."
+            )
     name = " + ".join(f"{lora.strength:g} x {lora.name}" for lora in loras)
     try:
         return MotionLora(name, merge([(_motion_layers(lora), lora.strength) for lora in loras], rank), 1.0)
@@ -47,11 +64,14 @@ def merge_motion_loras(loras: Iterable[MotionLora], rank: int = 0) -> MotionLora
 
 
 def with_motion_loras(handle: MotionModelHandle, loras: Iterable[MotionLora]) -> MotionModelHandle:
-    """The motion model with MotionLoRAs patched in; the given handle keeps its own weights."""
+    """The motion model with MotionLoRAs; the given handle keeps its own weights.
+
+    They are patched into the weights, but for those whose strength changes. Raises LoraFormatError when one does not fit.
+    """
     loras = tuple(loras)
     if not loras:
         return handle
-    patcher = handle.patcher.clone()
+    patcher, live = handle.patcher.clone(), list[LiveLora]()
     weights = {name: value.shape for name, value in patcher.model.state_dict().items() if name.endswith(".weight")}
     targets = {layer_name(name.removesuffix(".weight")): name for name in weights}
     for lora in loras:
@@ -72,8 +92,12 @@ def with_motion_loras(handle: MotionModelHandle, loras: Iterable[MotionLora]) ->
             )
         for name in matched:
             check_shape(f"{lora.name}: {name}", layers[name], weights[targets[name]])
-        _add_patches(patcher, layers, targets, lora.strength)
-    return replace(handle, patcher=patcher)
+        if lora.changes:
+            factors = {targets[name].removesuffix(".weight"): _factors(layers[name]) for name in matched}
+            live.append(LiveLora(factors, lora.strength, lora.over_frames, lora.over_steps))
+        else:
+            _add_patches(patcher, layers, targets, lora.strength)
+    return replace(handle, patcher=patcher, live=(*handle.live, *live))
 
 
 def apply_domain_adapter(
@@ -110,6 +134,12 @@ def _motion_layers(lora: MotionLora) -> dict[str, LoraLayer]:
     if spatial:
         logging.warning("%s also holds %d layers for the image model, which are left out", lora.name, spatial)
     return layers
+
+
+def _factors(layer: LoraLayer) -> tuple[Tensor, Tensor]:
+    """(up [out, rank], down [rank, in]) of a linear layer, alpha folded into up."""
+    scale = 1.0 if layer.alpha is None else layer.alpha / layer.down.shape[0]
+    return layer.up.flatten(1) * scale, layer.down.flatten(1)
 
 
 def _matched(layers: Mapping[str, LoraLayer], targets: Mapping[str, str]) -> list[str]:

@@ -11,11 +11,11 @@ from comfy.context_windows import ContextFuseMethod, ContextSchedule, IndexListC
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from .windows import Plan, Windows, plan
+from .moment import FRAMES_OF_WINDOW, VIEWS, WINDOWS_AT_ONCE
+from .windows import Plan, Windows, plan, together
 
 KEY = "diffdirector"
 HANDLER = "context_handler"  # where the host looks for one in model_options
-FRAMES_IN_WINDOW = "ad_params"  # where IP-Adapter packs look for the frames of a window, since AnimateDiff-Evolved
 
 
 class ContextWindows(IndexListContextHandler):
@@ -23,10 +23,11 @@ class ContextWindows(IndexListContextHandler):
 
     Against the host's: plans in which every frame is covered at every step, without its causal_window_fix (a frame more
     than the motion model may take); a looped clip that fits into one window is turned around in it, so that it closes;
-    ControlNets see the hints of the window's frames, not always those of the first.
+    ControlNets see the hints of the window's frames, not always those of the first; windows that share no frame may go
+    through the model together, as one window of the host with the frames of all.
     """
 
-    def __init__(self, settings: Windows, freenoise: bool = False) -> None:
+    def __init__(self, settings: Windows, freenoise: bool = False, at_once: int = 1) -> None:
         super().__init__(
             ContextSchedule(KEY, self._windows),
             ContextFuseMethod(KEY, self._weights),
@@ -36,9 +37,11 @@ class ContextWindows(IndexListContextHandler):
             closed_loop=settings.closed_loop,
             freenoise=freenoise,
         )
-        self.settings = settings
+        self.settings, self.at_once = settings, at_once
         self.causal_window_fix = False
         self.plan: Plan | None = None
+        self._weights_of: dict[tuple[int, ...], tuple[float, ...]] = {}
+        self._fitting = at_once
         self.callbacks = {
             "callbacks": {
                 IndexListCallbacks.EVALUATE_CONTEXT_WINDOWS: {KEY: [self._enter_window]},
@@ -63,37 +66,56 @@ class ContextWindows(IndexListContextHandler):
             self._controls[id(control)] = control_of_frames(control, frames)
         return self._controls[id(control)]
 
+    def get_context_windows(self, model: Any, x_in: Tensor, model_options: Any) -> Any:
+        self._fitting = self._that_fit(model, x_in)
+        return super().get_context_windows(model, x_in, model_options)
+
+    def _that_fit(self, model: Any, x: Tensor) -> int:
+        """How many windows at once the host's estimate has room for."""
+        free = model.current_patcher.get_free_memory(x.device) if self.at_once > 1 else 0
+        for count in range(self.at_once, 1, -1):
+            if model.memory_required([count * self.settings.length, *x.shape[1:]]) * 1.5 < free:  # its own margin
+                return count
+        return 1
+
     def _windows(self, frames: int, handler: Any, model_options: Any) -> list[list[int]]:
         self.plan = plan(self.settings, frames, self._step)
-        return [list(window) for window in self.plan.windows]
+        weights = dict(zip(self.plan.windows, self.plan.weights, strict=True))
+        groups = together(self.plan.windows, self._fitting)
+        self._weights_of = {sum(group, ()): sum((weights[window] for window in group), ()) for group in groups}
+        return [list(frames) for frames in self._weights_of]
 
     def _weights(self, length: int, idxs: list[int], **_: Any) -> tuple[float, ...]:
-        assert self.plan is not None
-        return self.plan.weights[self.plan.windows.index(tuple(idxs))]
+        return self._weights_of[tuple(idxs)]
 
     def _enter_window(self, handler: Any, model: Any, x_in: Tensor, conds: Any, timestep: Tensor, options: Any,
                       number: int, window: Any, *_: Any) -> None:  # fmt: skip
         self._controls.clear()
-        options["transformer_options"][FRAMES_IN_WINDOW] = {
-            "sub_idxs": window.index_list, "full_length": x_in.shape[0], "context_length": len(window.index_list),
-        }  # fmt: skip
+        length = min(self.settings.length, x_in.shape[0])
+        options["transformer_options"] |= {
+            FRAMES_OF_WINDOW: {"sub_idxs": window.index_list, "full_length": x_in.shape[0], "context_length": length},
+            WINDOWS_AT_ONCE: len(window.index_list) // length,
+        }
 
     def _leave_windows(
         self, handler: Any, model: Any, x_in: Tensor, conds: Any, timestep: Tensor, options: Any
     ) -> None:
         self._controls.clear()
-        for key in (FRAMES_IN_WINDOW, "context_window"):
+        for key in (FRAMES_OF_WINDOW, WINDOWS_AT_ONCE, "context_window"):
             options["transformer_options"].pop(key, None)
 
 
-def apply_context_windows(model: ModelPatcher, settings: Windows, *, freenoise: bool = False) -> ModelPatcher:
+def apply_context_windows(
+    model: ModelPatcher, settings: Windows, *, freenoise: bool = False, at_once: int = 1
+) -> ModelPatcher:
     """A clone of model that denoises clips window by window, at the memory of one window; with any sampler.
 
-    freenoise: later windows start from the first one's noise, in another order (FreeNoise, arXiv:2310.15169).
+    freenoise: later windows start from the first one's noise, in another order (FreeNoise, arXiv:2310.15169). at_once:
+    so many windows are computed together where memory allows it.
     """
     result = model.clone()
     options: dict[str, Any] = result.model_options
-    options[HANDLER] = ContextWindows(settings, freenoise)
+    options[HANDLER] = ContextWindows(settings, freenoise, at_once)
     wrappers = comfy.patcher_extension.WrappersMP
     for kind, key in (
         (wrappers.PREPARE_SAMPLING, "ContextWindows_prepare_sampling"),
@@ -103,6 +125,16 @@ def apply_context_windows(model: ModelPatcher, settings: Windows, *, freenoise: 
     comfy.context_windows.create_prepare_sampling_wrapper(result)
     if freenoise:
         comfy.context_windows.create_sampler_sample_wrapper(result)
+    return result
+
+
+def apply_views(model: ModelPatcher, settings: Windows) -> ModelPatcher:
+    """A clone of model whose motion models see clips through windows; the image model sees each clip once, as a whole.
+
+    The windows' effects are averaged inside the network ("view options" of AnimateDiff-Evolved).
+    """
+    result = model.clone()
+    result.model_options["transformer_options"][VIEWS] = settings
     return result
 
 

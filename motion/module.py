@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from .attention import Kernel, attend, positions_per_chunk
 from .formats import NORM_GROUPS, MotionConfig, MotionFormatError, SiteConfig, read_motion_model
+from .live_lora import LiveLora
 
 
 class MotionModel(nn.Module):
@@ -63,11 +64,18 @@ class TemporalTransformer(nn.Module):
         self.widest = 2 * shape.ff_inner
 
     def forward(
-        self, x: Tensor, frames: int, strength: float = 1.0, stretch_to: int = 0, kernel: Kernel | None = None
+        self,
+        x: Tensor,
+        frames: int,
+        strength: float = 1.0,
+        stretch_to: int = 0,
+        kernel: Kernel | None = None,
+        attention: float | Tensor = 1.0,
     ) -> Tensor:
         """x + strength * motion(x).
 
-        x: [clips * frames, channels, height, width], the frames of a clip together. stretch_to: see positions().
+        x: [clips * frames, channels, height, width], the frames of a clip together. stretch_to: see PositionalEncoding.
+        attention: factor on the queries, also [clips * frames, 1, 1 or height, 1 or width].
         Attention over time treats positions alone, so taking them in chunks gives the same numbers.
         """
         if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
@@ -77,8 +85,9 @@ class TemporalTransformer(nn.Module):
         # [clips, positions, frames, channels], a view: each chunk is copied once, in the order attention wants
         tokens = self.norm(x).view(clips, frames, channels, height * width).permute(0, 3, 1, 2)
         step = positions_per_chunk(x.device, x.element_size(), frames, self.widest)
+        scale = _per_token(attention, clips, frames, height, width)
         if torch.is_grad_enabled() or step >= clips * height * width:
-            motion = self._motion(tokens.reshape(-1, frames, channels), stretch_to, kernel).view(tokens.shape)
+            motion = self._motion(tokens, stretch_to, kernel, scale)
             source = x.view(clips, frames, channels, height * width)
             return torch.add(source, motion.permute(0, 2, 3, 1), alpha=strength).reshape_as(x)
         out = torch.empty_like(x)
@@ -88,17 +97,29 @@ class TemporalTransformer(nn.Module):
                 chunk = clip, slice(start, start + step)
                 torch.add(
                     source[chunk],
-                    self._motion(tokens[chunk].contiguous(), stretch_to, kernel),
+                    self._motion(tokens[chunk], stretch_to, kernel, None if scale is None else scale[chunk]),
                     alpha=strength,
                     out=target[chunk],
                 )
         return out
 
-    def _motion(self, tokens: Tensor, stretch_to: int, kernel: Kernel) -> Tensor:
-        tokens = self.proj_in(tokens)
+    def _motion(self, tokens: Tensor, stretch_to: int, kernel: Kernel, scale: Tensor | None) -> Tensor:
+        """Of tokens [..., frames, channels], each row of them by itself; the same shape."""
+        rows = self.proj_in(tokens.reshape(-1, *tokens.shape[-2:]).contiguous())
+        scale = None if scale is None else scale.reshape(-1, *scale.shape[-2:])
         for block in self.transformer_blocks:
-            tokens = block(tokens, stretch_to, kernel)
-        return self.proj_out(tokens)
+            rows = block(rows, stretch_to, kernel, scale)
+        return self.proj_out(rows).view(tokens.shape)
+
+
+def _per_token(factor: float | Tensor, clips: int, frames: int, height: int, width: int) -> Tensor | None:
+    """[clips, height * width, frames, 1]; None for a factor of 1."""
+    if not isinstance(factor, Tensor):
+        if factor == 1:
+            return None
+        factor = torch.tensor(factor).expand(clips * frames, 1, 1, 1)
+    everywhere = factor.expand(-1, -1, height, width)
+    return everywhere.reshape(clips, frames, 1, height * width).permute(0, 3, 1, 2)
 
 
 class TemporalBlock(nn.Module):
@@ -115,9 +136,9 @@ class TemporalBlock(nn.Module):
         self.ff = FeedForward(inner, shape.ff_inner, ops, made)
         self.ff_norm = ops.LayerNorm(inner, **made)
 
-    def forward(self, x: Tensor, stretch_to: int, kernel: Kernel) -> Tensor:
+    def forward(self, x: Tensor, stretch_to: int, kernel: Kernel, scale: Tensor | None) -> Tensor:
         for attention, norm in zip(self.attention_blocks, self.norms, strict=True):
-            x = attention(norm(x), stretch_to, kernel) + x
+            x = attention(norm(x), stretch_to, kernel, scale) + x
         return self.ff(self.ff_norm(x)) + x
 
 
@@ -133,9 +154,11 @@ class TemporalAttention(nn.Module):
         self.to_out = nn.Sequential(ops.Linear(inner, inner, **made))
         self.pos_encoder = PositionalEncoding(max_frames, inner, made["device"])
 
-    def forward(self, x: Tensor, stretch_to: int, kernel: Kernel) -> Tensor:
+    def forward(self, x: Tensor, stretch_to: int, kernel: Kernel, scale: Tensor | None) -> Tensor:
+        """scale: [rows, frames, 1], a factor on the queries."""
         x = x + self.pos_encoder(x, stretch_to)
-        return self.to_out(attend(self.to_q(x), self.to_k(x), self.to_v(x), self.heads, kernel))
+        query = self.to_q(x) if scale is None else self.to_q(x) * scale.to(x)
+        return self.to_out(attend(query, self.to_k(x), self.to_v(x), self.heads, kernel))
 
 
 class PositionalEncoding(nn.Module):
@@ -205,6 +228,7 @@ class MotionModelHandle:
     config: MotionConfig
     patcher: ModelPatcher
     source: Callable[[], ModelPatcher]
+    live: tuple[LiveLora, ...] = ()  # MotionLoRAs that no weight patch can be
 
     def reloaded(self) -> MotionModelHandle:
         """The same model with the same patches on weights of its own."""

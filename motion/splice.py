@@ -8,15 +8,13 @@ counts them. Everything a sampling needs to know lies in one immutable MotionSpl
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.ldm.modules.attention
 import comfy.model_patcher
-import comfy.model_sampling
 import comfy.patcher_extension
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import (
@@ -25,15 +23,18 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import (
     UNetModel,
     forward_timestep_embed,
 )
-from comfy.ldm.modules.diffusionmodules.util import make_beta_schedule
 from comfy.model_patcher import ModelPatcher
-from comfy_extras.nodes_model_advanced import LCM, ModelSamplingDiscreteDistilled
 from torch import Tensor, nn
 
-from .module import MotionModel, MotionModelHandle, host_kernel
+from .applied import AppliedMotion
+from .model_sampling import set_schedule
+from .module import MotionModelHandle, host_kernel
+from .moment import VIEWS, ClipFrames, frames_of_clips, frames_per_clip, percent_of, step_number
 from .norms import over_clips
-from .schedules import AUTO, BetaSchedule, schedule_for
+from .schedules import AUTO, schedule_for
+from .strength import MotionStrength
 from .topology import Block, UNetShape, match_blocks
+from .windows import Windows, plan
 
 KEY = "diffdirector"
 SAMPLING_KEY = "diffdirector_sampling"
@@ -48,35 +49,13 @@ GROUP_NORMS = [NORM_AUTO, NORM_PER_FRAME, NORM_ACROSS_FRAMES, NORM_EVERYWHERE]
 Warn = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class AppliedMotion:
-    """One motion model on one MODEL. sites: UNet block -> name of the motion module that follows it."""
+class _Moment(NamedTuple):
+    """What is the same for all blocks of an evaluation."""
 
-    handle: MotionModelHandle
-    sites: dict[Block, str]
-    strength: float
-    start_percent: float
-    end_percent: float
-    group_norm: str
-    stretch_to: int
-
-    @property
-    def model(self) -> MotionModel:
-        return self.handle.patcher.model
-
-    @property
-    def max_frames(self) -> int:
-        return max(self.handle.config.max_frames, self.stretch_to)
-
-    @property
-    def ranged(self) -> bool:
-        return self.start_percent > 0 or self.end_percent < 1
-
-    def active(self, sigma: float | None, sampling: Any) -> bool:
-        """At a step of this sigma of this noise schedule; None: a call from outside of any sampling."""
-        if self.strength == 0 or sigma is None:
-            return self.strength != 0
-        return sampling.percent_to_sigma(self.end_percent) <= sigma <= sampling.percent_to_sigma(self.start_percent)
+    sigmas: Tensor | None
+    active: list[AppliedMotion]
+    step: int
+    percent: float  # of the sampling that is done, 0 to 1, as start_percent counts it
 
 
 @dataclass(frozen=True)
@@ -104,30 +83,45 @@ class MotionSplice:
         return x if options["block"] in self.transformer_blocks else self._move(x, options)
 
     def _move(self, x: Tensor, options: dict[str, Any]) -> Tensor:
-        site_of = [(motion, motion.sites.get(options["block"])) for motion in self.active(options)]
-        modules = [(motion, motion.model.at(site)) for motion, site in site_of if site is not None]
-        if not modules:
+        moment = self.moment(options)
+        if not any(options["block"] in motion.sites for motion in moment.active):
             return x
-        frames = frames_per_clip(x, options)
-        kernel = host_kernel(options)
+        shown = frames_of_clips(x, options)
+        views: Windows | None = options.get(VIEWS)
+        if views is None or not views.needed(shown.length):
+            return self._moved(x, shown, options)
+        plan_of_views = plan(views, shown.length, moment.step)
+        clips = x.view(-1, shown.length, *x.shape[1:])
+        result = torch.zeros_like(clips)
+        for window, weights in zip(plan_of_views.windows, plan_of_views.weights, strict=True):
+            seen = clips[:, list(window)]
+            moved = self._moved(seen.flatten(0, 1), shown.window(window), options).view_as(seen)
+            result[:, list(window)] += moved * moved.new_tensor(weights).view(-1, 1, 1, 1)
+        return result.view_as(x)
+
+    def _moved(self, x: Tensor, shown: ClipFrames, options: dict[str, Any]) -> Tensor:
+        kernel, moment = host_kernel(options), self.moment(options)
         result = x
-        for motion, module in modules:
-            self._check_frames(frames, motion)
-            moved = module(x, frames, motion.strength, motion.stretch_to, kernel)
-            result = moved if result is x else result + (moved - x)
+        for motion in moment.active:
+            moved = motion.move(x, options["block"], shown, moment.percent, kernel)
+            if moved is not x:
+                result = moved if result is x else result + (moved - x)
         return result
 
-    def active(self, options: dict[str, Any]) -> list[AppliedMotion]:
-        """The motion models at work at this step. The step's sigma is read from the device once per evaluation."""
+    def moment(self, options: dict[str, Any]) -> _Moment:
+        """Sigmas are read from the device once per evaluation."""
         sigmas = options.get("sigmas")
-        known, active = options.get(KEY, (None, None))
-        if active is None or known is not sigmas:
-            ranged = any(motion.ranged for motion in self.motions)
-            sigma = float(sigmas.max()) if ranged and sigmas is not None else None
+        known: _Moment | None = options.get(KEY)
+        if known is None or known.sigmas is not sigmas:
+            over_steps = any(motion.over_steps for motion in self.motions)
+            asked = over_steps or any(motion.ranged for motion in self.motions)
+            sigma = float(sigmas.max()) if asked and sigmas is not None else None
             sampling = options.get(SAMPLING_KEY, self.sampling)
             active = [motion for motion in self.motions if motion.active(sigma, sampling)]
-            options[KEY] = (sigmas, active)
-        return active
+            percent = percent_of(sigma, sampling) if over_steps and sigma is not None else 0.0
+            known = _Moment(sigmas, active, step_number(options) if VIEWS in options else 0, percent)
+            options[KEY] = known
+        return known
 
     def check_clip(self, executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Any:
         """OUTER_SAMPLE wrapper: refuse or warn before anything is loaded or sampled."""
@@ -136,32 +130,29 @@ class MotionSplice:
         guider.model_options["transformer_options"][SAMPLING_KEY] = guider.model_patcher.get_model_object(
             "model_sampling"
         )
-        frames = noise.shape[0]
+        frames = total = noise.shape[0]
         windows = guider.model_options.get("context_handler")
         source = "the batch has"
         if getattr(windows, "dim", None) == 0 and hasattr(windows, "context_length"):
             fixed = bool(getattr(windows, "causal_window_fix", False))
             window = f"a context window{' with causal_window_fix' if fixed else ''} has"
             frames, source = min((frames, source), (windows.context_length + fixed, window))
+        views: Windows | None = guider.model_options["transformer_options"].get(VIEWS)
+        if views is not None:
+            frames, source = min((frames, source), (views.length, "a view has"))
         limit = min(motion.max_frames for motion in self.motions)
         if frames > limit:
             self.warn(f"{frames} frames: this motion model takes at most {limit} at a time.")
         for motion in self.motions:
-            self._check_frames(frames, motion, source)
-        self.warn(
-            f"{frames} frames: fewer than {FEWEST_FRAMES} give noise. Raise batch_size."
-            if frames < FEWEST_FRAMES
-            else ""
-        )
+            motion.check(total, frames, source)
+        warnings = []
+        if frames < FEWEST_FRAMES:
+            warnings.append(f"{frames} frames: fewer than {FEWEST_FRAMES} give noise. Raise batch_size.")
+        others = sorted(_rows_of_text(guider.original_conds) - {1, total})
+        if others:
+            warnings.append(f"Prompts for {others[0]} frames, but the batch has {total}: make them the same.")
+        self.warn(" ".join(warnings))
         return executor(noise, *args, **kwargs)
-
-    def _check_frames(self, frames: int, motion: AppliedMotion, source: str = "the batch has") -> None:
-        if frames > motion.max_frames:
-            raise ValueError(
-                f"{motion.handle.name}: this motion model moves at most {motion.max_frames} frames at a time, {source} {frames}. "
-                f"Use {motion.max_frames} frames or fewer, add Context Windows (of at most {motion.max_frames}), "
-                "or stretch the positional encoding with stretch_to_frames."
-            )
 
     def normalise_across_frames(self, executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """DIFFUSION_MODEL wrapper: for this one evaluation, let the UNet's group norms see whole clips where a motion asks for it.
@@ -169,16 +160,19 @@ class MotionSplice:
         Forward hooks on this UNet's own norms, removed right after; no class or function of torch or the host changes.
         """
         options = kwargs.get("transformer_options") or next(a for a in args if isinstance(a, dict) and "patches" in a)
-        active = self.active(options)
+        active = self.moment(options).active
         modes = {motion.group_norm for motion in active}
+        unet, frames = executor.class_obj, frames_per_clip(x, options)
         norms: list[nn.Module] = []
+        norms_of_motions: list[nn.Module] = []
         if NORM_EVERYWHERE in modes:
-            everywhere = (motion.model for motion in active if motion.group_norm == NORM_EVERYWHERE)
-            roots = [executor.class_obj, *dict.fromkeys(everywhere)]
-            norms = [module for root in roots for module in root.modules() if isinstance(module, nn.GroupNorm)]
+            everywhere = dict.fromkeys(motion.model for motion in active if motion.group_norm == NORM_EVERYWHERE)
+            norms, norms_of_motions = _group_norms([unet]), _group_norms(everywhere)
         elif NORM_ACROSS_FRAMES in modes:
-            norms = _resblock_norms(executor.class_obj)
-        with over_clips(norms, frames_per_clip(x, options)):
+            norms = _resblock_norms(unet)
+        views: Windows | None = options.get(VIEWS)
+        seen_together = min(frames, views.length) if views is not None else frames
+        with over_clips(norms, frames), over_clips(norms_of_motions, seen_together):
             return executor(x, *args, **kwargs)
 
 
@@ -192,18 +186,22 @@ def apply_motion_model(
     end_percent: float = 1.0,
     group_norm: str = NORM_AUTO,
     stretch_to: int = 0,
+    strengths: Sequence[MotionStrength] = (),
     warn: Warn | None = None,
 ) -> ModelPatcher:
     """A clone of model (a MODEL with an SD1.5 or SDXL UNet) whose batches of latents are the frames of one clip.
 
     Applying another motion model to the result adds its effect. stretch_to: interpolate the positional encoding over
-    that many frames (0: as stored). warn: called with what the user should know when a sampling starts, with "" when all
-    is well; the log by default. Raises ValueError when the two do not fit, before anything is sampled.
+    that many frames (0: as stored). strengths: over frames, steps, places and blocks, all multiplied. warn: called with
+    what the user should know when a sampling starts, with "" when all is well; the log by default. Raises ValueError
+    when the two do not fit, before anything is sampled.
     """
     _check_host()
     check_checkpoint(model)
     unet: Any = model.model.diffusion_model
     sites = match_blocks(unet_shape(unet), handle.config, handle.name)
+    for part in strengths:
+        part.check_blocks(sites.values())
     result = model.clone()
     schedule = schedule_for(beta_schedule, handle.config)
     if schedule is not None:
@@ -216,7 +214,9 @@ def apply_motion_model(
     if group_norm == NORM_AUTO:
         group_norm = NORM_ACROSS_FRAMES if handle.config.norm_across_frames else NORM_PER_FRAME
     logging.info("%s: %s; schedule %s, group norm %s", handle.name, handle.config.describe(), beta_schedule, group_norm)
-    motion = AppliedMotion(handle, sites, strength, start_percent, end_percent, group_norm, stretch_to)
+    motion = AppliedMotion(
+        handle, sites, strength, start_percent, end_percent, group_norm, stretch_to, tuple(strengths)
+    )
     sampling = result.get_model_object("model_sampling")
     _install(result, MotionSplice((*earlier, motion), _transformer_blocks(unet), sampling, warn or _log), previous)
     return result
@@ -246,14 +246,9 @@ def _log(message: str) -> None:
         logging.warning("DiffDirector: %s", message)
 
 
-def frames_per_clip(x: Tensor, options: dict[str, Any]) -> int:
-    """Frames in one clip of a batch that the host made of several conditionings. x: [conds * frames, ...]."""
-    conds = len(options.get("cond_or_uncond") or [0])
-    if x.shape[0] % conds:
-        raise ValueError(
-            f"Expected a batch of {conds} conditionings with the same number of frames each; found {x.shape[0]} latents."
-        )
-    return x.shape[0] // conds
+def _rows_of_text(conds: dict[str, list[dict[str, Any]]]) -> set[int]:
+    """For how many frames the conditionings of a guider have text; 1: the same for all."""
+    return {len(cond["cross_attn"]) for every in conds.values() for cond in every if cond.get("cross_attn") is not None}
 
 
 def options_for_direct_call(model: ModelPatcher, **extra: Any) -> dict[str, Any]:
@@ -329,50 +324,10 @@ def _transformer_blocks(unet: Any) -> frozenset[Block]:
     )
 
 
+def _group_norms(roots: Iterable[nn.Module]) -> list[nn.Module]:
+    return [module for root in roots for module in root.modules() if isinstance(module, nn.GroupNorm)]
+
+
 def _resblock_norms(unet: Any) -> list[nn.Module]:
     blocks = [module for module in unet.modules() if isinstance(module, ResBlock)]
     return [norm for block in blocks for norm in (block.in_layers[0], block.out_layers[0])] + [unet.out[0]]
-
-
-def set_schedule(model: ModelPatcher, schedule: BetaSchedule) -> None:
-    """Give model the noise schedule; its prediction type (eps, v, an LCM node's) stays what it is."""
-    current = model.get_model_object("model_sampling")
-    if not isinstance(current, comfy.model_sampling.ModelSamplingDiscrete) or isinstance(
-        current, comfy.model_sampling.ModelSamplingDiscreteEDM
-    ):
-        logging.warning(
-            "DiffDirector: %s is not a discrete noise schedule; the model keeps its own.", type(current).__name__
-        )
-        return
-    # An earlier motion model's schedule stands on the checkpoint's; so does this one.
-    own_kind = getattr(current, "diffdirector_own_kind", type(current))
-    kind = own_kind if schedule.distilled_steps is None else _lcm_sampling(schedule.distilled_steps)
-    zsnr = getattr(current, "zsnr", False)
-    variants = [_schedule_variant(kind, schedule, host_name, zsnr) for host_name in schedule.host_names]
-    sampling = variants[0]
-    if len(variants) > 1:
-        sampling.set_sigmas(torch.stack([variant.sigmas for variant in variants]).mean(0))
-    sampling.diffdirector_own_kind = own_kind
-    model.add_object_patch("model_sampling", sampling)
-
-
-def _schedule_variant(kind: type, schedule: BetaSchedule, host_name: str, zsnr: bool) -> Any:
-    by_numpy = (
-        host_name == "squaredcos_cap_v2"
-    )  # the host makes its betas with numpy and its own class then refuses them
-    settings = {
-        "beta_schedule": "linear" if by_numpy else host_name,
-        "linear_start": schedule.linear_start,
-        "linear_end": schedule.linear_end,
-    }
-    sampling = kind(SimpleNamespace(sampling_settings=settings), zsnr=zsnr)
-    if by_numpy:
-        sampling._register_schedule(given_betas=torch.as_tensor(make_beta_schedule(host_name, 1000)), zsnr=zsnr)
-    return sampling
-
-
-def _lcm_sampling(steps: int) -> type:
-    class DistilledSampling(ModelSamplingDiscreteDistilled, LCM):
-        original_timesteps = steps
-
-    return DistilledSampling

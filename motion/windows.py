@@ -7,8 +7,9 @@ the base-2 van der Corput sequence, so that seams fall elsewhere each time. The 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 STATIC, UNIFORM, LOOPED, BATCHED = "standard_static", "standard_uniform", "looped_uniform", "batched"
 SCHEDULES = [STATIC, UNIFORM, LOOPED, BATCHED]
@@ -57,6 +58,7 @@ class Plan:
     weights: tuple[tuple[float, ...], ...]
 
 
+@lru_cache(maxsize=64)
 def plan(settings: Windows, frames: int, step: int = 0) -> Plan:
     """The plan of the step with this number, counted from 0. Windows have settings.length frames, or all where there are fewer."""
     windows = tuple(dict.fromkeys(_windows(settings, frames, step)))
@@ -73,6 +75,19 @@ def plan(settings: Windows, frames: int, step: int = 0) -> Plan:
             for window, weights in zip(windows, raw, strict=True)
         ),
     )
+
+
+def together(windows: Sequence[Window], most: int) -> list[list[Window]]:
+    """The windows in groups of at most so many, of which no two share a frame."""
+    groups: list[list[Window]] = []
+    for window in windows:
+        for group in groups:
+            if len(group) < most and not any(set(window) & set(other) for other in group):
+                group.append(window)
+                break
+        else:
+            groups.append([window])
+    return groups
 
 
 def van_der_corput(number: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..motion.context import apply_context_windows
+from ..motion.context import apply_context_windows, apply_views
 from ..motion.plan_picture import first_plans, picture
 from ..motion.windows import FUSES, SCHEDULES, Windows
 
@@ -54,6 +54,14 @@ class ContextWindows(io.ComfyNode):
                     "plan_frames", default=48, min=1, max=1024, optional=True, advanced=True,
                     tooltip="For how many frames the plan is drawn. What is sampled is as long as the batch of latents.",
                 ),
+                io.Boolean.Input(
+                    "views", default=False, optional=True, advanced=True,
+                    tooltip="Windows for the motion model alone: the image model sees the whole clip at once. Steadier, in the memory of the whole clip.",
+                ),
+                io.Int.Input(
+                    "windows_at_once", default=1, min=1, max=64, optional=True, advanced=True,
+                    tooltip="Windows computed together where memory allows: faster for small pictures on a large GPU.",
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="For any sampler, with a batch of as many latents as you like."),
@@ -64,10 +72,15 @@ class ContextWindows(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, context_length, overlap, stride=1, schedule=DEFAULTS.schedule, fuse=DEFAULTS.fuse, closed_loop=False,
-        freenoise=False, plan_frames=48,
+        freenoise=False, plan_frames=48, views=False, windows_at_once=1,
     ) -> io.NodeOutput:  # fmt: skip
         settings = Windows(context_length, overlap, stride, schedule, fuse, closed_loop)
-        return io.NodeOutput(
-            apply_context_windows(model, settings, freenoise=freenoise),
-            picture(first_plans(settings, plan_frames)).unsqueeze(0),
-        )
+        if not views:
+            result = apply_context_windows(model, settings, freenoise=freenoise, at_once=windows_at_once)
+        elif freenoise:
+            raise ValueError(
+                "freenoise and views: expected one of them, found both. Views see the clip's own noise; turn freenoise off."
+            )
+        else:
+            result = apply_views(model, settings)
+        return io.NodeOutput(result, picture(first_plans(settings, plan_frames)).unsqueeze(0))

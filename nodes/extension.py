@@ -22,6 +22,7 @@ from . import (
     plan_route,
     prompts,
     save_animation,
+    strength,
     training,
 )
 
@@ -44,6 +45,7 @@ class DiffDirectorExtension(ComfyExtension):
             training.TrainMotionModule,
             motion_director.TrainMotionDirector,
             motion_director_settings.MotionDirectorSettings,
+            strength.MotionStrengthNode,
             prompts.PromptTravel,
             curves.CurveNode,
             curves.CurveFromList,

@@ -8,7 +8,7 @@ from ..lora.patches import MotionLora, load_lora
 from ..motion.identify import FileKind
 from ..motion.module import load_motion_model
 from . import folders
-from .types import MotionLoraSocket, MotionModelSocket, motion_loras
+from .types import CurveSocket, MotionLoraSocket, MotionModelSocket, curve, motion_loras
 
 
 class LoadMotionModel(io.ComfyNode):
@@ -80,6 +80,16 @@ class MotionLoraNode(io.ComfyNode):
                 MotionLoraSocket.Input(
                     "motion_lora", optional=True, tooltip="Another Motion LoRA to use at the same time."
                 ),
+                CurveSocket.Input(
+                    "frames_curve",
+                    optional=True,
+                    tooltip="From Curve: a factor on strength for each frame of the clip. Takes a little more time than a constant strength.",
+                ),
+                CurveSocket.Input(
+                    "steps_curve",
+                    optional=True,
+                    tooltip="From Curve: a factor on strength over the sampling, from 0% (all noise) to 100% (details).",
+                ),
             ],
             outputs=[
                 MotionLoraSocket.Output(
@@ -89,6 +99,9 @@ class MotionLoraNode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, lora_name: str, strength: float, motion_lora: object = None) -> io.NodeOutput:
+    def execute(
+        cls, lora_name: str, strength: float, motion_lora=None, frames_curve=None, steps_curve=None
+    ) -> io.NodeOutput:
         layers = load_lora(folders.path_of(folders.MOTION_LORAS, lora_name), lora_name, FileKind.MOTION_LORA)
-        return io.NodeOutput((*motion_loras(motion_lora), MotionLora(lora_name, layers, strength)))
+        own = MotionLora(lora_name, layers, strength, curve(frames_curve), curve(steps_curve))
+        return io.NodeOutput((*motion_loras(motion_lora), own))

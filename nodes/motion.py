@@ -14,7 +14,7 @@ from ..motion.schedules import AUTO, CHOICES
 from ..motion.splice import GROUP_NORMS, NORM_AUTO, apply_motion_model
 from . import folders, types
 from .preview import preview_moving
-from .types import MotionLoraSocket, MotionModelSocket
+from .types import MotionLoraSocket, MotionModelSocket, MotionStrengthSocket
 
 
 class ApplyMotionModel(io.ComfyNode):
@@ -78,6 +78,11 @@ class ApplyMotionModel(io.ComfyNode):
                     optional=True,
                     tooltip="Part of the sampling after which the motion model stops.",
                 ),
+                MotionStrengthSocket.Input(
+                    "motion_strength",
+                    optional=True,
+                    tooltip="From Motion Strength: over the frames, the sampling and the picture, and block by block.",
+                ),
                 io.Int.Input(
                     "stretch_to_frames",
                     default=0,
@@ -112,6 +117,7 @@ class ApplyMotionModel(io.ComfyNode):
         strength=1.0,
         start_percent=0.0,
         end_percent=1.0,
+        motion_strength=None,
         stretch_to_frames=0,
         group_norm=NORM_AUTO,
     ) -> io.NodeOutput:
@@ -125,6 +131,7 @@ class ApplyMotionModel(io.ComfyNode):
             end_percent=end_percent,
             group_norm=group_norm,
             stretch_to=stretch_to_frames,
+            strengths=types.motion_strengths(motion_strength),
             warn=warn_on_node(cls.hidden.unique_id),
         )
         preview_moving(animated)

@@ -7,7 +7,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..lora.patches import MotionLora
+from ..motion.curves import Curve
 from ..motion.module import MotionModelHandle
+from ..motion.strength import MotionStrength
 from ..trainers.sources import Clip, ClipSource
 
 MotionModelSocket = io.Custom("MOTION_MODEL")
@@ -15,6 +17,7 @@ MotionLoraSocket = io.Custom("MOTION_LORA")
 MotionDatasetSocket = io.Custom("MOTION_DATASET")
 TrainingSettingsSocket = io.Custom("MOTION_TRAINING_SETTINGS")
 CurveSocket = io.Custom("MOTION_CURVE")
+MotionStrengthSocket = io.Custom("MOTION_STRENGTH")
 FloatsSocket = io.Custom("FLOATS")  # the host's Create Hook Keyframes From Floats and other packs: a list of numbers
 
 
@@ -35,6 +38,24 @@ def motion_loras(value: object) -> tuple[MotionLora, ...]:
         raise ValueError(
             f"motion_lora: expected the output of DiffDirector's Motion LoRA, found a {type(value).__name__} of another pack."
         )
+    return value
+
+
+def motion_strengths(value: object) -> tuple[MotionStrength, ...]:
+    """value as our chain of strengths; None is an empty one."""
+    if value is None:
+        return ()
+    if not isinstance(value, tuple) or not all(isinstance(item, MotionStrength) for item in value):
+        raise ValueError(
+            f"motion_strength: expected the output of DiffDirector's Motion Strength, found a {type(value).__name__} of another pack."
+        )
+    return value
+
+
+def curve(value: object) -> Curve | None:
+    """value as our curve; None is none."""
+    if value is not None and not isinstance(value, Curve):
+        raise ValueError(f"curve: expected the output of DiffDirector's Curve, found a {type(value).__name__}.")
     return value
 
 

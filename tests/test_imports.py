@@ -14,6 +14,7 @@ MAY_IMPORT_HOST = {
     "motion/context.py",
     "motion/initial_noise.py",
     "motion/module.py",
+    "motion/model_sampling.py",
     "motion/splice.py",
     "lora/patches.py",
     "trainers/denoiser.py",

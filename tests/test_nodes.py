@@ -21,7 +21,14 @@ CONTRACT = {
         ["model", "motion_model", "beta_schedule", "motion_lora", "strength", "start_percent", "end_percent"],
         ["MODEL"],
     ),
-    "DiffDirectorMotionLora": (["lora_name", "strength", "motion_lora"], ["MOTION_LORA"]),
+    "DiffDirectorMotionLora": (
+        ["lora_name", "strength", "motion_lora", "frames_curve", "steps_curve"],
+        ["MOTION_LORA"],
+    ),
+    "DiffDirectorMotionStrength": (
+        ["kind", "strength", "frames_curve", "steps_curve", "mask", "blocks", "motion_strength"],
+        ["MOTION_STRENGTH"],
+    ),
     "DiffDirectorMergeMotionLora": (
         ["motion_lora_1", "motion_lora_2", "weight_1", "weight_2", "rank"],
         ["MOTION_LORA"],
@@ -29,7 +36,19 @@ CONTRACT = {
     "DiffDirectorSaveMotionLora": (["motion_lora", "filename_prefix", "dialect", "precision", "rank"], ["STRING"]),
     "DiffDirectorDomainAdapter": (["model", "adapter_name", "strength"], ["MODEL"]),
     "DiffDirectorContextWindows": (
-        ["model", "context_length", "overlap", "stride", "schedule", "fuse", "closed_loop", "freenoise"],
+        [
+            "model",
+            "context_length",
+            "overlap",
+            "stride",
+            "schedule",
+            "fuse",
+            "closed_loop",
+            "freenoise",
+            "plan_frames",
+            "views",
+            "windows_at_once",
+        ],
         ["MODEL", "IMAGE"],
     ),
     "DiffDirectorVideoDataset": (

@@ -38,7 +38,7 @@ def train(
 
     latents: [n, 4, 8, 8] of the pictures that captions describe; text: each caption's and the empty one's, [77, 768].
     """
-    from diffdirector.motion.splice import set_schedule
+    from diffdirector.motion.model_sampling import set_schedule
     from diffdirector.trainers import host
     from diffdirector.trainers.denoiser import Denoiser
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import comfy.controlnet
@@ -12,10 +12,11 @@ import torch
 from comfy.cldm.cldm import ControlNet
 from torch import Tensor
 
-from diffdirector.motion.context import HANDLER, apply_context_windows
-from diffdirector.motion.module import motion_model_from_state
+from diffdirector.motion.context import HANDLER, apply_context_windows, apply_views
+from diffdirector.motion.module import TemporalTransformer, motion_model_from_state
 from diffdirector.motion.splice import apply_motion_model
-from diffdirector.motion.windows import FUSES, LOOPED, SCHEDULES, UNIFORM, Windows, plan
+from diffdirector.motion.windows import FUSES, LOOPED, SCHEDULES, UNIFORM, Windows, plan, together
+from diffdirector.tests.benchmarks.bench import PeakMemory
 from diffdirector.tests.host.checkpoints import tiny_motion_config
 from diffdirector.tests.host.evaluate import randn, relative_error
 from diffdirector.tests.host.weights import TINY, load_unet, motion_state, seeded, unet_config, unet_state
@@ -66,6 +67,54 @@ def test_the_same_as_windows_one_by_one(animated, schedule: str, fuse: str) -> N
     assert relative_error(found, sample(animated, NOISE)) > 1e-2
 
 
+@pytest.fixture
+def calls(animated) -> Iterator[list[int]]:
+    """The batch sizes of the UNet's evaluations."""
+    sizes: list[int] = []
+    unet = animated.model.diffusion_model
+    hook = unet.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    yield sizes
+    hook.remove()
+
+
+def test_several_windows_at_once_are_the_same_as_one_by_one(animated, calls: list[int]) -> None:
+    """With text, hints and a patch that all differ from frame to frame."""
+    windows = Windows(4, 1)
+    travelling = randn(FRAMES, 77, 768, seed=6)
+    hints = torch.rand(FRAMES, 3, 32, 32, generator=torch.Generator().manual_seed(8))
+
+    def run(at_once: int) -> Tensor:
+        calls.clear()
+        model = apply_context_windows(animated, windows, at_once=at_once)
+        model.set_model_attn2_output_patch(per_frame)
+        return sample(model, NOISE, positive=travelling, **controlled(control_net(hints)))
+
+    def per_frame(x: Tensor, options: dict[str, Any]) -> Tensor:
+        frames = torch.tensor(options["ad_params"]["sub_idxs"] * len(options["cond_or_uncond"]))
+        return x * (1 + frames.view(-1, 1, 1) / FRAMES)
+
+    expected, alone = run(1), sum(calls)
+    counted = len(calls)
+    found = run(2)
+    assert relative_error(found, expected) < 1e-5
+    assert sum(calls) == alone and len(calls) == counted * len(together(plan(windows, FRAMES).windows, 2)) / len(
+        plan(windows, FRAMES).windows
+    )
+
+
+def test_no_more_windows_at_once_than_memory_allows(animated, calls: list[int], monkeypatch) -> None:
+    windows, once = Windows(4, 0), torch.tensor([3.0, 0.0])
+
+    def largest(room: float) -> int:
+        calls.clear()
+        monkeypatch.setattr(type(animated), "get_free_memory", lambda self, device: room)
+        sample(apply_context_windows(animated, windows, at_once=3), randn(12, 4, 4, 4), once)
+        return max(calls)
+
+    needed = animated.model.memory_required([8, 4, 4, 4]) * 1.5
+    assert [largest(needed * room) for room in (0.9, 1.1, 100)] == [4, 8, 24]  # the last with both conditionings
+
+
 def test_one_window_of_the_whole_clip_is_no_windows_bit_for_bit(animated) -> None:
     expected = sample(animated, NOISE)
     for length in (FRAMES, FRAMES + 4):
@@ -100,6 +149,20 @@ def test_text_that_differs_from_frame_to_frame_is_each_windows_own(animated) -> 
     found = sample(apply_context_windows(animated, WINDOWS), NOISE, positive=travelling)
     expected = by_hand(animated, WINDOWS, conds=lambda frames: {"positive": travelling[frames]})
     assert relative_error(found, expected) < 1e-5
+
+
+def test_text_for_another_number_of_frames_is_warned_of() -> None:
+    warnings: list[str] = []
+    motion = motion_model_from_state(motion_state(tiny_motion_config()), "tiny v2")
+    model = load_unet(unet_state(unet_config("sd15", **TINY)))
+    model = apply_context_windows(apply_motion_model(model, motion, warn=warnings.append), WINDOWS)
+    for rows, expected in (
+        (9, "Prompts for 9 frames, but the batch has 14: make them the same."),
+        (FRAMES, ""),
+        (1, ""),
+    ):
+        sample(model, NOISE, torch.tensor([3.0, 0.0]), positive=randn(rows, 77, 768, seed=6))
+        assert warnings.pop() == expected
 
 
 def control_net(hints: Tensor, strength: float = 1.0) -> Any:
@@ -184,3 +247,59 @@ def test_steps_between_the_schedules_keep_their_windows(animated) -> None:
     found = sample(model, NOISE, sampler="dpm_2")
     assert found.isfinite().all()
     assert used == [plan(windows, FRAMES, step) for step in (0, 0, 1)] and used[1] != used[2]
+
+
+def test_views_are_windows_inside_the_motion_modules(animated, monkeypatch) -> None:
+    """The image model sees whole clips; each motion module's effect is the average over its windows."""
+    windows = Windows(8, 3)
+    found, whole = sample(apply_views(animated, windows), NOISE), sample(animated, NOISE)
+    weight_of = plan(windows, FRAMES)
+    for module in animated.get_attachment("diffdirector").motions[0].model.modules():
+        if isinstance(module, TemporalTransformer):
+
+            def forward(x: Tensor, frames: int, *rest: Any, alone: Callable = module.forward) -> Tensor:
+                assert frames == FRAMES
+                out = x.clone()
+                for clip, effect in zip(x.split(frames), out.split(frames), strict=True):
+                    for window, weights in zip(weight_of.windows, weight_of.weights, strict=True):
+                        change = alone(clip[list(window)], len(window), *rest) - clip[list(window)]
+                        for frame, weight, of_frame in zip(window, weights, change, strict=True):
+                            effect[frame] += weight * of_frame
+                return out
+
+            monkeypatch.setattr(module, "forward", forward)
+    assert relative_error(found, sample(animated, NOISE)) < 1e-5
+    monkeypatch.undo()
+    for other in (whole, sample(apply_context_windows(animated, windows), NOISE)):
+        assert relative_error(found, other) > 1e-3
+
+
+def test_views_of_the_whole_clip_are_none_bit_for_bit(animated) -> None:
+    expected = sample(animated, NOISE)
+    assert torch.equal(sample(apply_views(animated, Windows(FRAMES)), NOISE), expected)
+
+
+def test_views_lift_the_motion_models_limit(animated) -> None:
+    noise = randn(40, 4, 4, 4)
+    with pytest.raises(ValueError, match="at most 32 frames"):
+        sample(animated, noise)
+    assert sample(apply_views(animated, Windows(16)), noise).isfinite().all()
+    with pytest.raises(ValueError, match="at most 32 frames at a time, a view has 36"):
+        sample(apply_views(animated, Windows(36)), noise)
+    both = apply_views(apply_context_windows(animated, Windows(32)), Windows(16, schedule=UNIFORM))
+    assert sample(both, noise).isfinite().all()
+
+
+@pytest.mark.slow
+def test_512_frames_take_the_memory_of_32(animated) -> None:
+    """The weights, and the most that a step takes beyond."""
+    model, once = apply_context_windows(animated, Windows()), torch.tensor([3.0, 0.0])
+    weights = sum(value.nbytes for value in animated.model.state_dict().values())
+
+    def peak(frames: int) -> float:
+        with PeakMemory("cpu") as memory:
+            sample(model, randn(frames, 4, 4, 4), once)
+        return weights + memory.bytes
+
+    peak(32)
+    assert peak(512) <= 1.15 * peak(32)

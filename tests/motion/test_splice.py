@@ -290,7 +290,7 @@ class TestEvaluation:
             )
         ]
         for sigma in torch.linspace(0.1, 20, 60):
-            active = [s.get_attachment(KEY).active({"sigmas": sigma.view(1)}) for s in splices]
+            active = [s.get_attachment(KEY).moment({"sigmas": sigma.view(1)}).active for s in splices]
             assert len(active[0]) == len(active[1])
 
     def test_attention_override_of_the_host_is_used(self, model, motion) -> None:

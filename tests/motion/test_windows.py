@@ -15,6 +15,7 @@ from diffdirector.motion.windows import (
     UNIFORM,
     Windows,
     plan,
+    together,
     van_der_corput,
 )
 
@@ -104,6 +105,21 @@ def test_a_clip_that_fits_needs_no_windows_unless_it_loops() -> None:
     assert loop.needed(16) and not loop.needed(1)
     assert plan(loop, 16, step=1).windows == ((8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7),)
     assert not Windows(closed_loop=True).needed(16)  # only the looped schedule loops
+
+
+@settings(max_examples=200, deadline=None)
+@given(windows(), FRAMES, STEPS, st.integers(1, 6))
+def test_windows_that_go_together_share_no_frame(chosen: Windows, frames: int, step: int, most: int) -> None:
+    found = plan(chosen, frames, step).windows
+    groups = together(found, most)
+    assert sorted(window for group in groups for window in group) == sorted(found)
+    for group in groups:
+        assert len(group) <= most and len(set(sum(group, ()))) == sum(map(len, group))
+
+
+def test_half_of_the_windows_that_overlap_go_together() -> None:
+    assert len(together(plan(Windows(), 16 + 7 * 12).windows, 8)) == 2
+    assert len(together(plan(Windows(schedule=BATCHED), 64).windows, 2)) == 2
 
 
 def test_fuses() -> None:
