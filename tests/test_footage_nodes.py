@@ -140,7 +140,7 @@ def test_every_format_is_saved_and_shown(executor, base, footage, kind: str) -> 
         if kind == "png sequence":
             files = [base / file["type"] / file["subfolder"] / file["filename"] for file in shown["images"]]
             assert [path.name for path in files] == [f"{name}_{8 * number - 7 + index:05}_.png" for index in range(8)]
-            clip = torch.stack([torch.from_numpy(np.asarray(Image.open(path))) for path in files]) / 255
+            clip = torch.stack([torch.from_numpy(np.array(Image.open(path))) for path in files]) / 255
             assert "animated" not in shown
         else:
             path = saved(base, shown)

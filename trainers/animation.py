@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def save_animation(
 ) -> None:  # fmt: skip
     """Write images, [frames, height, width, 3 or 4] in 0..1, to path, whose suffix is the format.
 
-    quality: 0..100; 100 is lossless as webp; a gif always has the best 256 colours. loops: how often a gif or webp is
+    quality: 0..100; 100 is lossless as webp; a gif always has the best 256 colours of each frame. loops: how often a gif or webp is
     played, 0 for ever. Transparency is kept in webp alone. mp4 has even sizes: an odd one is a pixel larger, its edge
     repeated. metadata: texts by name, in every format but gif. on_frame: told how many frames are done; what it raises ends the writing.
     Raises ValueError where the format cannot hold the clip, SaveError where the file cannot be written.
@@ -101,43 +101,30 @@ def _write_video(name: str, kind: str, images: Tensor, rate: Fraction, quality: 
 
 
 def _write_gif(name: str, images: Tensor, rate: Fraction, loops: int, on_frame: Callable[[int], None]) -> None:
-    """With one palette for the whole clip, made from all its colours, and error diffusion (FFmpeg's palettegen, paletteuse)."""
+    """With the best palette for each frame and error diffusion (FFmpeg's palettegen and paletteuse)."""
     height, width = images.shape[1:3]
-
-    def source(graph: Any) -> Any:
-        return graph.add_buffer(width=width, height=height, format="rgb24", time_base=1 / rate)
-
-    def frames() -> Iterator[Any]:
-        for number, image in enumerate(images):
-            frame = av.VideoFrame.from_ndarray(_pixels(image[..., :3]), format="rgb24")
-            frame.pts, frame.time_base = number, 1 / rate
-            yield frame
-
-    finder = Graph()
-    finder.link_nodes(source(finder), finder.add("palettegen"), finder.add("buffersink")).configure()
-    for frame in chain(frames(), [None]):
-        finder.push(frame)
-    palette: Any = finder.pull()
-
-    user = Graph()
-    pictures, colours = (
-        source(user),
-        user.add_buffer(width=palette.width, height=palette.height, format=palette.format.name, time_base=1 / rate),
-    )
-    apply, sink = user.add("paletteuse", "dither=sierra2_4a"), user.add("buffersink")
-    pictures.link_to(apply, 0, 0)
-    colours.link_to(apply, 0, 1)
+    graph: Any = Graph()
+    pictures = graph.add_buffer(width=width, height=height, format="rgb24", time_base=1 / rate)
+    split, palette = graph.add("split"), graph.add("palettegen", "stats_mode=single")
+    apply, sink = graph.add("paletteuse", "new=1:dither=sierra2_4a"), graph.add("buffersink")
+    pictures.link_to(split)
+    split.link_to(apply, 0, 0)
+    split.link_to(palette, 1, 0)
+    palette.link_to(apply, 0, 1)
     apply.link_to(sink)
-    user.configure()
-    colours.push(palette)
-    colours.push(None)
+    graph.configure()
     repeats = {0: 0, 1: -1}.get(loops, loops - 1)  # after the first time
     with av.open(name, "w", format="gif", options={"loop": str(repeats)}) as container:
         stream: Any = container.add_stream("gif", rate=rate)
         stream.height, stream.width, stream.pix_fmt = height, width, "pal8"
         done = 0
-        for frame in chain(frames(), [None]):
-            pictures.push(frame)
+        for number in range(len(images) + 1):
+            if number < len(images):
+                frame = av.VideoFrame.from_ndarray(_pixels(images[number, ..., :3]), format="rgb24")
+                frame.pts, frame.time_base = number, 1 / rate
+                pictures.push(frame)
+            else:
+                pictures.push(None)
             for ready in _pulled(sink):
                 container.mux(stream.encode(ready))
                 done += 1

@@ -86,6 +86,7 @@ def test_labels_are_legible_beside_and_above_their_clips() -> None:
         assert area.sum() > 40, name
         assert not area[:, 0].any() and not area[:, -1].any(), f"{name} is cut off"
     assert areas["second column"].sum() > 3 * areas["first column"].sum()
+    assert not areas["first column"][: top // 2].any()  # a short label lies at its clip
     assert not ink[: top + GAP, :left].any()
     larger = clip_grid([plain(0.5)] * 4, 2, ["cfg 4", "b"], ["seed 1", "b"], label_size=24)
     assert larger.shape[1] - 92 > 1.5 * (clip_grid([plain(0.5)] * 4, 2, (), ["a", "b"], label_size=12).shape[1] - 92)
