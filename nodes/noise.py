@@ -9,8 +9,8 @@ from comfy_api.latest import io
 
 from ..motion.few_steps import PRESETS, SCHEDULER
 from ..motion.initial_noise import apply_clip_noise, apply_free_init
+from ..motion.model_sampling import set_schedule
 from ..motion.noise import FILTERS, KINDS, ClipNoise, FreeInit, parse_seeds
-from ..motion.splice import set_schedule
 
 FREE_INIT, NOISE = FreeInit(), ClipNoise()
 # KSampler's inputs are lists of names, and the host links them to the same lists only, not to COMBO.

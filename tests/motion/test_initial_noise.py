@@ -138,6 +138,21 @@ def test_samplers_with_noise_or_options_of_their_own(animated, sampler: str) -> 
     assert relative_error(found, by_hand(animated, sampler=sampler)) < 1e-5
 
 
+def test_what_a_sampler_writes_into_its_arguments_ends_with_the_iteration(animated) -> None:
+    """As those that add a function of theirs to model_options."""
+    seen: list[set[str]] = []
+
+    def writes(model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any) -> Tensor:
+        seen.append(set(extra_args))
+        extra_args["mine"] = True
+        return x
+
+    guider = comfy.samplers.CFGGuider(apply_free_init(animated, TWICE))
+    guider.set_conds([[TEXT, {}]], [[NOTHING, {}]])
+    guider.sample(NOISE, torch.zeros_like(NOISE), comfy.samplers.KSAMPLER(writes), schedule(animated), seed=0)
+    assert len(seen) == 2 and seen[0] == seen[1]
+
+
 def test_the_same_seed_gives_the_same_clip(animated) -> None:
     model = apply_free_init(animated, TWICE)
     assert torch.equal(sample(model), sample(model))
@@ -238,15 +253,14 @@ def test_freenoise_is_context_windows_own_and_done_once(animated) -> None:
     """By this node alone, by Context Windows alone, by both."""
     settings, windows = ClipNoise(FREENOISE, 4, 1), Windows(4, 1)
     alone = starting_noise(apply_clip_noise(animated, settings))
-    assert all(any(torch.equal(frame, first) for first in NOISE[:4]) for frame in alone) and torch.equal(
-        alone[:4], NOISE[:4]
-    )
+    assert torch.equal(alone[:4], NOISE[:4])
+    assert all(any(torch.equal(frame, first) for first in NOISE[:4]) for frame in alone)
     assert not torch.equal(alone, NOISE[[*range(4), *range(4)]])
-    by_windows = apply_context_windows(animated, windows, freenoise=True)
+    by_windows, shorter = apply_context_windows(animated, windows, freenoise=True), ClipNoise(FREENOISE, 3, 1)
     for model in (
         by_windows,
-        apply_clip_noise(by_windows, settings),
-        apply_context_windows(apply_clip_noise(animated, ClipNoise(FREENOISE, 5, 1)), windows, freenoise=True),
+        apply_clip_noise(by_windows, shorter),
+        apply_context_windows(apply_clip_noise(animated, shorter), windows, freenoise=True),
         apply_clip_noise(apply_context_windows(animated, windows), settings),
     ):
         assert torch.equal(starting_noise(model), alone)
