@@ -18,9 +18,9 @@ def frame_indices(text: str, frames: int) -> list[int]:
         raise ValueError("indices: expected frames such as 0, 8, -1 or 50%, found nothing.")
     found: list[int] = []
     for word in words:
-        if re.fullmatch(r"-?\d+", word):
+        if re.fullmatch(r"-?\d{1,9}", word):
             index = int(word)
-        elif re.fullmatch(r"\d+(\.\d+)?%", word):
+        elif re.fullmatch(r"\d{1,9}(\.\d{1,9})?%", word):
             index = round(float(word[:-1]) / 100 * (frames - 1))
         else:
             raise ValueError(f"indices: expected frames such as 0, 8, -1 or 50%, found {word!r}.")

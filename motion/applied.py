@@ -79,11 +79,15 @@ class AppliedMotion:
         attention = attention if varying is None else attention * varying
         module = self.model.at(site)
         if self.handle.live:
+            # a LoRA over frames has other strengths in each of several windows: those go one by one
+            alike = all(clip == shown.clips[0] for clip in shown.clips)
+            size = len(x) if alike else shown.length
             result = torch.empty_like(x)
-            for number, clip in enumerate(shown.clips):
-                part = slice(number * shown.length, (number + 1) * shown.length)
+            for start in range(0, len(x), size):
+                part = slice(start, start + size)
                 own = attention[part] if isinstance(attention, Tensor) else attention
-                with loras_at_work(module, site, self.handle.live, percent, clip, shown.total):
+                clip = shown.clips[start // shown.length]
+                with loras_at_work(module, site, self.handle.live, x, percent, clip, shown.total):
                     result[part] = module(x[part], shown.length, effect, self.stretch_to, kernel, own)
         else:
             result = module(x, shown.length, effect, self.stretch_to, kernel, attention)

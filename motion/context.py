@@ -45,7 +45,6 @@ class ContextWindows(IndexListContextHandler):
         self.callbacks = {
             "callbacks": {
                 IndexListCallbacks.EVALUATE_CONTEXT_WINDOWS: {KEY: [self._enter_window]},
-                IndexListCallbacks.EXECUTE_CLEANUP: {KEY: [self._leave_windows]},
             }
         }
         self._controls: dict[int, Any] = {}
@@ -97,12 +96,15 @@ class ContextWindows(IndexListContextHandler):
             WINDOWS_AT_ONCE: len(window.index_list) // length,
         }
 
-    def _leave_windows(
-        self, handler: Any, model: Any, x_in: Tensor, conds: Any, timestep: Tensor, options: Any
-    ) -> None:
-        self._controls.clear()
-        for key in (FRAMES_OF_WINDOW, WINDOWS_AT_ONCE, "context_window"):
-            options["transformer_options"].pop(key, None)
+    def execute(
+        self, calc_cond_batch: Any, model: Any, conds: Any, x_in: Tensor, timestep: Tensor, model_options: Any
+    ) -> Any:
+        try:
+            return super().execute(calc_cond_batch, model, conds, x_in, timestep, model_options)
+        finally:
+            self._controls.clear()
+            for key in (FRAMES_OF_WINDOW, WINDOWS_AT_ONCE, "context_window"):
+                model_options["transformer_options"].pop(key, None)
 
 
 def apply_context_windows(

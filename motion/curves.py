@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from .keyframe_text import parse_numbers
@@ -39,20 +40,28 @@ class Curve:
 
         Raises ValueError, with line and column, for keyframes that such a clip does not have or has twice.
         """
-        if self.values:
-            return [self.values[min(frame, len(self.values) - 1)] for frame in range(frames)]
-        spans = on_frames(self.keyframes, frames)
-        return [_number(spans, frame, self.interpolation) for frame in range(frames)]
+        return list(_over_frames(self, frames))
 
     def at(self, fraction: float) -> float:
         """The value at a part of the sampling, 0..1; values are spread evenly over it.
 
         Raises ValueError, with line and column, for keyframes at frames: only percentages are known there.
         """
+        if self.values and self.interpolation == STEP:
+            return self.values[min(int(fraction * len(self.values)), len(self.values) - 1)]
         if self.values:
             spans = [Span(place, place, value) for place, value in enumerate(self.values)]
             return _number(spans, fraction * (len(spans) - 1), self.interpolation)
         return _number(on_steps(self.keyframes), fraction, self.interpolation)
+
+
+@lru_cache(maxsize=32)
+def _over_frames(curve: Curve, frames: int) -> tuple[float, ...]:
+    """Kept, because every block of a network asks for the same."""
+    if curve.values:
+        return tuple(curve.values[min(frame, len(curve.values) - 1)] for frame in range(frames))
+    spans = on_frames(curve.keyframes, frames)
+    return tuple(_number(spans, frame, curve.interpolation) for frame in range(frames))
 
 
 def parse_curve(text: str, interpolation: str = LINEAR) -> Curve:

@@ -32,26 +32,25 @@ class LiveLora:
 
 @contextmanager
 def loras_at_work(
-    module: nn.Module, site: str, loras: Sequence[LiveLora], percent: float, frames: list[int], total: int
+    module: nn.Module, site: str, loras: Sequence[LiveLora], x: Tensor, percent: float, frames: list[int], total: int
 ) -> Iterator[None]:
-    """While open, the motion module at site has these LoRAs, for one clip with these of total frames.
+    """While open, the motion module at site has these LoRAs, for clips that all show these of total frames.
 
-    Forward hooks on its own layers, which see tokens [rows, frames, channels].
+    Forward hooks on its own layers, which see tokens [rows, frames, channels] of x's device and dtype.
     """
     with ExitStack() as hooks:
         for lora in loras:
+            factor = lora.factor(x, percent, frames, total)
             for name, (up, down) in lora.layers.items():
                 if name.startswith(f"{site}."):
                     layer = module.get_submodule(name.removeprefix(f"{site}.temporal_transformer."))
-                    hook = layer.register_forward_hook(_adding(lora, up, down, percent, frames, total))
+                    hook = layer.register_forward_hook(_adding(up.to(x), down.to(x), factor))
                     hooks.callback(hook.remove)
         yield
 
 
-def _adding(lora: LiveLora, up: Tensor, down: Tensor, percent: float, frames: list[int], total: int):
+def _adding(up: Tensor, down: Tensor, factor: float | Tensor):
     def add(_: nn.Module, arguments: tuple[Tensor], output: Tensor) -> Tensor:
-        x = arguments[0]
-        hidden = F.linear(x, down.to(x)) * lora.factor(x, percent, frames, total)
-        return output + F.linear(hidden, up.to(x))
+        return output + F.linear(F.linear(arguments[0], down) * factor, up)
 
     return add

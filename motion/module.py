@@ -97,27 +97,27 @@ class TemporalTransformer(nn.Module):
                 chunk = clip, slice(start, start + step)
                 torch.add(
                     source[chunk],
-                    self._motion(tokens[chunk], stretch_to, kernel, None if scale is None else scale[chunk]),
+                    self._motion(
+                        tokens[chunk], stretch_to, kernel, scale[chunk] if isinstance(scale, Tensor) else scale
+                    ),
                     alpha=strength,
                     out=target[chunk],
                 )
         return out
 
-    def _motion(self, tokens: Tensor, stretch_to: int, kernel: Kernel, scale: Tensor | None) -> Tensor:
+    def _motion(self, tokens: Tensor, stretch_to: int, kernel: Kernel, scale: float | Tensor | None) -> Tensor:
         """Of tokens [..., frames, channels], each row of them by itself; the same shape."""
         rows = self.proj_in(tokens.reshape(-1, *tokens.shape[-2:]).contiguous())
-        scale = None if scale is None else scale.reshape(-1, *scale.shape[-2:])
+        scale = scale.reshape(-1, *scale.shape[-2:]) if isinstance(scale, Tensor) else scale
         for block in self.transformer_blocks:
             rows = block(rows, stretch_to, kernel, scale)
         return self.proj_out(rows).view(tokens.shape)
 
 
-def _per_token(factor: float | Tensor, clips: int, frames: int, height: int, width: int) -> Tensor | None:
-    """[clips, height * width, frames, 1]; None for a factor of 1."""
+def _per_token(factor: float | Tensor, clips: int, frames: int, height: int, width: int) -> float | Tensor | None:
+    """[clips, height * width, frames, 1]; a number as it is, None for a factor of 1."""
     if not isinstance(factor, Tensor):
-        if factor == 1:
-            return None
-        factor = torch.tensor(factor).expand(clips * frames, 1, 1, 1)
+        return None if factor == 1 else factor
     everywhere = factor.expand(-1, -1, height, width)
     return everywhere.reshape(clips, frames, 1, height * width).permute(0, 3, 1, 2)
 
@@ -136,7 +136,7 @@ class TemporalBlock(nn.Module):
         self.ff = FeedForward(inner, shape.ff_inner, ops, made)
         self.ff_norm = ops.LayerNorm(inner, **made)
 
-    def forward(self, x: Tensor, stretch_to: int, kernel: Kernel, scale: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, stretch_to: int, kernel: Kernel, scale: float | Tensor | None) -> Tensor:
         for attention, norm in zip(self.attention_blocks, self.norms, strict=True):
             x = attention(norm(x), stretch_to, kernel, scale) + x
         return self.ff(self.ff_norm(x)) + x
@@ -154,10 +154,10 @@ class TemporalAttention(nn.Module):
         self.to_out = nn.Sequential(ops.Linear(inner, inner, **made))
         self.pos_encoder = PositionalEncoding(max_frames, inner, made["device"])
 
-    def forward(self, x: Tensor, stretch_to: int, kernel: Kernel, scale: Tensor | None) -> Tensor:
-        """scale: [rows, frames, 1], a factor on the queries."""
+    def forward(self, x: Tensor, stretch_to: int, kernel: Kernel, scale: float | Tensor | None) -> Tensor:
+        """scale: a factor on the queries, also [rows, frames, 1]."""
         x = x + self.pos_encoder(x, stretch_to)
-        query = self.to_q(x) if scale is None else self.to_q(x) * scale.to(x)
+        query = self.to_q(x) if scale is None else self.to_q(x) * scale
         return self.to_out(attend(query, self.to_k(x), self.to_v(x), self.heads, kernel))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -46,12 +47,23 @@ class ClipFrames(NamedTuple):
 def frames_of_clips(x: Tensor, options: dict[str, Any]) -> ClipFrames:
     """x: [clips * frames, ...]."""
     frames = frames_per_clip(x, options)
-    window = options.get(FRAMES_OF_WINDOW) or {"sub_idxs": range(frames), "full_length": frames}
-    shown = list(window["sub_idxs"])
+    shown, total = _frames_of_window(options) or (list(range(frames)), frames)
     clips = [shown[start : start + frames] for start in range(0, len(shown), frames)]
-    return ClipFrames(clips * (len(x) // len(shown)), window["full_length"])
+    return ClipFrames(clips * (len(x) // len(shown)), total)
 
 
+def _frames_of_window(options: dict[str, Any]) -> tuple[list[int], int] | None:
+    """(frames of a context window, how many the clip has), of our windows or of the host's; None outside of any."""
+    ours, hosts = options.get(FRAMES_OF_WINDOW) or {}, options.get("context_window")
+    if ours.get("sub_idxs") is not None:
+        return list(ours["sub_idxs"]), ours["full_length"]
+    if hosts is None or hosts.dim != 0:
+        return None
+    before = getattr(hosts, "causal_anchor_index", None)  # the frame that its causal_window_fix puts in front
+    return [*([] if before is None or before < 0 else [before]), *hosts.index_list], hosts.total_frames
+
+
+@lru_cache(maxsize=64)
 def percent_of(sigma: float, sampling: Any) -> float:
     """How much of a sampling is done at this sigma, 0 to 1, as a noise schedule's percent_to_sigma counts it."""
     low, high = 0.0, 1.0

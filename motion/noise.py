@@ -38,7 +38,7 @@ class FreeInit:
     time, in parts of the highest frequency. order: how steeply butterworth does.
     """
 
-    iterations: int = 3
+    iterations: int = 2
     filter: str = "butterworth"
     d_s: float = 0.25
     d_t: float = 0.25

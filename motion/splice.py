@@ -89,18 +89,20 @@ class MotionSplice:
         shown = frames_of_clips(x, options)
         views: Windows | None = options.get(VIEWS)
         if views is None or not views.needed(shown.length):
-            return self._moved(x, shown, options)
+            return self._moved(x, shown, moment, options)
         plan_of_views = plan(views, shown.length, moment.step)
         clips = x.view(-1, shown.length, *x.shape[1:])
-        result = torch.zeros_like(clips)
-        for window, weights in zip(plan_of_views.windows, plan_of_views.weights, strict=True):
-            seen = clips[:, list(window)]
-            moved = self._moved(seen.flatten(0, 1), shown.window(window), options).view_as(seen)
-            result[:, list(window)] += moved * moved.new_tensor(weights).view(-1, 1, 1, 1)
-        return result.view_as(x)
+        effect = torch.zeros_like(clips)
+        every_weight = x.new_tensor(plan_of_views.weights)
+        for window, weights in zip(plan_of_views.windows, every_weight, strict=True):
+            frames = clips[:, list(window)]
+            seen = frames.flatten(0, 1)
+            change = self._moved(seen, shown.window(window), moment, options) - seen
+            effect[:, list(window)] += change.view_as(frames) * weights.view(-1, 1, 1, 1)
+        return x + effect.view_as(x)
 
-    def _moved(self, x: Tensor, shown: ClipFrames, options: dict[str, Any]) -> Tensor:
-        kernel, moment = host_kernel(options), self.moment(options)
+    def _moved(self, x: Tensor, shown: ClipFrames, moment: _Moment, options: dict[str, Any]) -> Tensor:
+        kernel = host_kernel(options)
         result = x
         for motion in moment.active:
             moved = motion.move(x, options["block"], shown, moment.percent, kernel)

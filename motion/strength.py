@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,9 +16,11 @@ from .moment import ClipFrames
 
 EFFECT, ATTENTION = "effect", "attention scale"
 KINDS = [EFFECT, ATTENTION]
+_NUMBER = re.compile(r"[-+]?(\d{1,9}\.?\d*|\.\d+)")
 _BLOCK = re.compile(r"(down|up)(?:\.(\d+)(?:\.(\d+))?)?|mid")
 
 Factor = float | Tensor
+_masks_by_size: WeakKeyDictionary[MotionStrength, dict[Any, Tensor]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +74,19 @@ class MotionStrength:
             values = self.over_frames.over_frames(shown.total)
             result = x.new_tensor([values[frame] for frame in frames]).view(-1, 1, 1, 1)
         if self.mask is not None:
-            of_frames = self.mask[[frame % len(self.mask) for frame in frames]].unsqueeze(1).to(x)
-            result = result * F.interpolate(of_frames, size=x.shape[2:], mode="bilinear", antialias=True)
+            masks = self._masks(x)
+            result = result * (masks if len(masks) == 1 else masks[[frame % len(masks) for frame in frames]])
         return result
+
+    def _masks(self, x: Tensor) -> Tensor:
+        """The mask at the size of x, [n, 1, h, w]: made once for each size that the blocks of a network have."""
+        assert self.mask is not None
+        sizes = _masks_by_size.setdefault(self, {})
+        kind = (*x.shape[2:], x.device, x.dtype)
+        if kind not in sizes:
+            full = self.mask.float().unsqueeze(1)  # scaled in float32: half precision has no antialiasing on a CPU
+            sizes[kind] = F.interpolate(full, size=x.shape[2:], mode="bilinear", antialias=True).to(x)
+        return sizes[kind]
 
 
 def check_curves(over_frames: Curve | None, over_steps: Curve | None, frames: int) -> None:
@@ -88,12 +102,11 @@ def parse_blocks(text: str) -> dict[str, float]:
     found: dict[str, float] = {}
     for entry in filter(None, (part.strip() for part in re.split(r"[,\n]", text))):
         name, _, value = (part.strip() for part in entry.partition(":"))
-        try:
-            found[name] = float(value)
-        except ValueError:
-            raise ValueError(
-                f"blocks: expected a block and its strength, such as down.1: 0.5, found {entry!r}."
-            ) from None
+        if not _NUMBER.fullmatch(value):
+            raise ValueError(f"blocks: expected a block and its strength, such as down.1: 0.5, found {entry!r}.")
+        if name in found:
+            raise ValueError(f"blocks: expected {name} once, found it again.")
+        found[name] = float(value)
     return found
 
 

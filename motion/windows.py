@@ -58,7 +58,7 @@ class Plan:
     weights: tuple[tuple[float, ...], ...]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)  # the blocks of one evaluation ask for the same
 def plan(settings: Windows, frames: int, step: int = 0) -> Plan:
     """The plan of the step with this number, counted from 0. Windows have settings.length frames, or all where there are fewer."""
     windows = tuple(dict.fromkeys(_windows(settings, frames, step)))

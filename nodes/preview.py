@@ -111,7 +111,7 @@ def _with_previews(callback: Callable[..., Any], preview: MovingPreview) -> Call
     def after_step(step: int, clip: Tensor, x: Tensor, steps: int) -> None:
         with _without_still():
             callback(step, clip, x, steps)
-        preview.step(clip, step + 1 >= steps)
+        preview.step(clip, step + 1 == steps)
 
     return after_step
 

@@ -14,6 +14,7 @@ from ..trainers.animation import FORMATS, save_animation
 from .progress import progress
 
 PNG = "png sequence"
+FASTEST_GIF = 50  # frames a second: browsers play shorter delays than two hundredths at a tenth of the speed
 
 
 class SaveAnimation(io.ComfyNode):
@@ -50,6 +51,13 @@ class SaveAnimation(io.ComfyNode):
             outputs=[io.String.Output(display_name="path", tooltip="Where it was saved; of PNG frames the first one.")],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, format: str | None = None, frame_rate: float | None = None) -> bool | str:
+        """Before anything is sampled. None comes from another node."""
+        if format == "gif" and frame_rate is not None and frame_rate > FASTEST_GIF:
+            return f"frame_rate: a GIF plays at most {FASTEST_GIF} frames a second, found {frame_rate:g}. Lower it, or save as webp or mp4."
+        return True
 
     @classmethod
     def execute(cls, images, filename_prefix, frame_rate, format, quality=80, loops=0, audio=None) -> io.NodeOutput:

@@ -160,7 +160,7 @@ def test_the_plan_of_a_saved_workflow_is_drawn_and_not_saved(windows: Page) -> N
     expect(windows.locator(SAYS)).to_contain_text("5 windows")
     saved = windows.evaluate("app.graph.serialize()")
     (values,) = [node["widgets_values"] for node in saved["nodes"]]
-    assert values == [16, 8, 1, "standard_static", "pyramid", False, False, 48]
+    assert values == [16, 8, 1, "standard_static", "pyramid", False, False, 48, False, 1]
     assert "plan" not in windows.evaluate("app.graphToPrompt()")["output"]["1"]["inputs"]
     set_widget(windows, "overlap", 2)
     windows.evaluate("saved => app.loadGraphData(saved)", saved)

@@ -16,6 +16,7 @@ from torch import Tensor
 from .video import DatasetError, cover, frame_times, read_frames, timing
 
 MULTIPLE = 8  # pixels of a latent's cell
+SLOWEST = 0.01  # frames a second
 ROUNDING = Fraction(1, 1000)  # seconds by which containers round the time of a frame
 
 
@@ -66,6 +67,10 @@ def find_footage(
         raise ValueError(
             f"{str(error).rstrip('.')}. Choose a video that plays in a browser, or convert it to mp4 (H.264)."
         ) from None
+    if 0 < frame_rate < SLOWEST:
+        raise ValueError(
+            f"frame_rate: expected at least {SLOWEST} frames a second, or 0 for the video's own, found {frame_rate:g}."
+        )
     rate = Fraction(frame_rate).limit_denominator(10000) if frame_rate else own_rate
     begin = Fraction(start).limit_denominator(10000)
     length = (times[-1] - times[0]) * tick + 1 / own_rate

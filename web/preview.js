@@ -33,7 +33,7 @@ function stop(node) {
 }
 
 function remove(node, widget) {
-  if (!widget) return;
+  if (!node.widgets?.includes(widget)) return; // the host takes it away by its name, too
   widget.onRemove?.();
   node.widgets.splice(node.widgets.indexOf(widget), 1);
 }

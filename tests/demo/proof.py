@@ -32,6 +32,9 @@ CONFIG = MotionDirectorConfig(
     temporal_targets=ATTENTION, truncated_snr_cap=200.0, timestep_bias=3.0, caption_dropout=0.1, precision="bfloat16",
     gradient_checkpointing=False, save_every=100,
 )  # fmt: skip
+COLOUR_UNSAID = "a circle moving on a white background"
+LOOKS = {"spatial_learning_rate": 3e-3}  # what is filmed is to come back, and not only to stay out of the motion
+LOOKS_CLIPS = 10
 AS_CLIP = 0.8  # correlation from which on a path is the clip's
 
 
@@ -73,12 +76,12 @@ TRIALS = (
 )
 
 
-def film(folder: Path, path: str) -> Path:
+def film(folder: Path, path: str, said: str) -> Path:
     """The clip, as a user has it: an mp4 with its caption beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     video = folder / f"{path}.mp4"
     world.write_video(video, world.render(FILMED, FRAMES, path=PATHS[path]))
-    video.with_suffix(".txt").write_text(caption(FILMED))
+    video.with_suffix(".txt").write_text(said)
     return video
 
 
@@ -95,15 +98,15 @@ def subjects(count: int) -> list[world.Scene]:
     ][:count]  # fmt: skip
 
 
-def learn(studio: Studio, folder: Path, path: str, **changes: Any) -> Loras:
-    """Train on the filmed clip in folder; what was trained so before is taken as it is."""
+def learn(studio: Studio, folder: Path, path: str, said: str = "", **changes: Any) -> Loras:
+    """Train on the filmed clip in folder, with its whole caption or what is said; what was trained so before is taken as it is."""
     from diffdirector.trainers import host
     from diffdirector.trainers.dataset import encode_clips, find_videos
     from diffdirector.trainers.motion_director import MotionDirectorFiles, train_motion_director
 
-    video = film(folder, path)
+    video = film(folder, path, said or caption(FILMED))
     config = replace(CONFIG, **changes)
-    name = f"{path}-{zlib.crc32(repr(config).encode() + stack.MOTION.read_bytes()):08x}"
+    name = f"{path}-{zlib.crc32(repr((said, config)).encode() + stack.MOTION.read_bytes()):08x}"
     sources = find_videos(video, frames=FRAMES, width=64, height=64)
     clips = encode_clips(
         sources, host.encoder(studio.model, studio.vae, studio.text), folder / "cache", lambda *_: None
@@ -144,16 +147,11 @@ def judged(scenes: Sequence[world.Scene], clips: Sequence[Tensor], path: world.R
     )
 
 
-def share_of_the_filmed_subject(studio: Studio, loras: Loras, spatial: float, clips: int = 10) -> float:
-    """Share of clips that show the filmed colour and shape where the prompt leaves one of them to chance."""
+def share_of_the_filmed_subject(studio: Studio, loras: Loras, spatial: float) -> float:
+    """Share of clips that show the filmed colour and shape where the prompt is the training's, which does not say the colour."""
     with_looks, motion = use(studio, loras, spatial)
-    came_back = 0
-    for seed in range(clips):
-        silent_on = ("colour", "shape")[seed % 2]
-        prompt = world.caption(FILMED, silent_on=silent_on).replace("standing still", "moving")
-        clip = tracker.read_clip(with_looks.clip(prompt, seed, motion=motion))
-        came_back += (clip.colour, clip.shape) == (FILMED.colour, FILMED.shape)
-    return came_back / clips
+    clips = [tracker.read_clip(with_looks.clip(COLOUR_UNSAID, seed, motion=motion)) for seed in range(LOOKS_CLIPS)]
+    return sum((clip.colour, clip.shape) == (FILMED.colour, FILMED.shape) for clip in clips) / len(clips)
 
 
 def main() -> None:
@@ -184,12 +182,12 @@ def main() -> None:
         if trial.sheet:
             write_sheet(sheets / trial.sheet, [world.render(FILMED, FRAMES, path=PATHS[trial.path]), *clips], columns=7)
     if whole:
-        loras = learn(studio, folder, "circle")
+        loras = learn(studio, folder / "looks", "circle", COLOUR_UNSAID, **LOOKS)
         with torch.inference_mode():
             without, back = (share_of_the_filmed_subject(studio, loras, strength) for strength in (0.0, 1.0))
         subject = (
-            f"With the spatial LoRA too, the filmed subject comes back in {back:.0%} of 10 clips whose prompt leaves its colour "
-            f"or shape to chance; without it in {without:.0%}."
+            f'Trained with the caption "{COLOUR_UNSAID}", and prompted with it, the spatial LoRA brings the filmed red circle back in '
+            f"{back:.0%} of {LOOKS_CLIPS} clips; without it there is one in {without:.0%}."
         )
         text = PAGE.read_text()
         before, after = text.split(MARK[0])[0], text.split(MARK[1])[1]

@@ -201,6 +201,7 @@ def test_values_over_sampling_steps() -> None:
     curve = parse_curve("25%: 0\n50%-75%: 1")
     assert [curve.at(place / 8) for place in range(9)] == [0, 0, 0, 0.5, 1, 1, 1, 1, 1]
     assert [parse_curve("1, 2, 4").at(place) for place in (0, 0.25, 0.5, 0.75, 1)] == [1, 1.5, 2, 3, 4]
+    assert [parse_curve("1, 0.5, 0", STEP).at(place) for place in (0, 0.3, 0.4, 0.7, 1)] == [1, 1, 0.5, 0, 0]
     assert parse_curve("0.7").at(0.3) == 0.7
     assert parse_curve("0%: 0, 100%: 1", EASE).at(0.25) == pytest.approx((1 - math.sqrt(0.5)) / 2)
     with pytest.raises(ValueError, match=r'Line 2, column 1: expected a percentage \(50%\).*found "8"'):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from comfy.context_windows import IndexListContextHandler, get_matching_context_schedule, get_matching_fuse_method
 from torch import Tensor
 
 from diffdirector.lora.formats import LoraFormatError, read_lora
@@ -187,6 +188,33 @@ def test_windows_and_views_take_the_values_of_their_own_frames(model, kind: str,
     assert relative_error(views, found) < 1e-5  # nothing but motion modules looks beyond a frame
 
 
+@pytest.mark.parametrize("causal_window_fix", [False, True])
+def test_the_hosts_own_windows_take_the_values_of_their_own_frames(model, causal_window_fix: bool) -> None:
+    """Shown at a keyframe that no window alone would have; against our windows, which are those of the host here."""
+    noise, once = randn(12, 4, 4, 4), torch.tensor([3.0, 0.0])
+    every = animated(model, MotionStrength(over_frames=parse_curve("0: 0, 11: 2"), mask=randn(12, 4, 4, seed=8).abs()))
+    schedule, fuse = get_matching_context_schedule("batched"), get_matching_fuse_method("flat")
+    theirs = every.clone()
+    theirs.model_options["context_handler"] = IndexListContextHandler(
+        schedule, fuse, context_length=4, dim=0, causal_window_fix=causal_window_fix
+    )
+    found, expected = (
+        sample(theirs, noise, once),
+        sample(apply_context_windows(every, Windows(4, 0, schedule="batched")), noise, once),
+    )
+    assert relative_error(found[:4], expected[:4]) < 1e-5
+    assert (relative_error(found, expected) < 1e-5) != causal_window_fix  # with it, windows have a frame more
+
+
+def test_a_constant_beside_a_curve_in_half_precision(model) -> None:
+    """What is left alone in a view stays exactly so, and masks are scaled in full precision."""
+    strength = MotionStrength(mask=MASK[:1], blocks={"down": 0.0})
+    with torch.autocast("cpu", torch.bfloat16):
+        assert evaluate(animated(model, strength), X, CONTEXT).isfinite().all()
+    nothing = apply_views(animated(model, MotionStrength(amount=0.0)), Windows(4, 1))
+    assert torch.equal(evaluate(nothing, X, CONTEXT), evaluate(model, X, CONTEXT))
+
+
 def camera(strength: float, **curves: Curve) -> MotionLora:
     state = loras.in_diffusers_naming(loras.motion_lora(motion_state(tiny_motion_config()), rank=4, seed=3), alpha=2.0)
     return MotionLora("camera", read_lora(state, FileKind.MOTION_LORA), strength, **curves)
@@ -262,8 +290,11 @@ def test_what_cannot_be_is_refused_before_sampling(model) -> None:
         animated(model, MotionStrength(blocks={"down.7": 1.0}))
     with pytest.raises(ValueError, match="blocks: expected down, down.1, .* found 'middle'"):
         MotionStrength(blocks={"middle": 1.0})
-    with pytest.raises(ValueError, match="such as down.1: 0.5, found 'down=2'"):
-        parse_blocks("mid: 1, down=2")
+    for text in ("mid: 1, down=2", "mid: nan", "mid: inf", "mid"):
+        with pytest.raises(ValueError, match="such as down.1: 0.5, found"):
+            parse_blocks(text)
+    with pytest.raises(ValueError, match="expected mid once"):
+        parse_blocks("mid: 1, mid: 0")
     with pytest.raises(ValueError, match="expected a percentage"):
         sample(animated(model, MotionStrength(over_steps=parse_curve("0: 1, 5: 0"))), NOISE, SIGMAS)
     with pytest.raises(ValueError, match="expected a frame of the clip"):
