@@ -131,15 +131,24 @@ def read_motion_model(
     if kind is not FileKind.MOTION_MODEL:
         raise MotionFormatError(wrong_kind_message(kind, expected=FileKind.MOTION_MODEL))
 
+    return motion_modules(flat, (metadata or {}).get("num_attention_heads", DEFAULT_HEADS))
+
+
+def motion_modules(
+    flat: StateDict, heads: str | int = DEFAULT_HEADS, unstored_length: int = SINUSOIDAL_LENGTH
+) -> tuple[MotionConfig, StateDict]:
+    """The motion modules among the tensors of a file, whatever else it holds, in the canonical layout.
+
+    unstored_length: of the positional encoding where the file stores none. Raises MotionFormatError.
+    """
     canonical = _canonical_state(flat)
     sites = _sites(canonical)
     if not sites:
         raise MotionFormatError(wrong_kind_message(FileKind.UNKNOWN, expected=FileKind.MOTION_MODEL))
-    heads = _heads((metadata or {}).get("num_attention_heads", DEFAULT_HEADS), sites)
     lengths = {value.shape[1] for key, value in canonical.items() if key.endswith("pos_encoder.pe")}
     version = _version(flat, sites, lengths)
     config = MotionConfig(
-        version, sites, min(lengths, default=SINUSOIDAL_LENGTH), heads, stored_positions=bool(lengths)
+        version, sites, min(lengths, default=unstored_length), _heads(heads, sites), stored_positions=bool(lengths)
     )
     if not lengths:
         canonical |= _sinusoidal_positions(config)

@@ -29,7 +29,7 @@ class FileKind(Enum):
     )
     SPARSECTRL = (
         "a SparseCtrl model",
-        "It conditions on pictures or sketches; it is not a motion model. Put it into models/controlnet.",
+        "It conditions on pictures or sketches. Load it with Load SparseCtrl, from models/controlnet.",
     )
     PIA = (
         "a PIA motion model (9-channel conv_in)",

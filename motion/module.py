@@ -300,30 +300,39 @@ def _sidecar_metadata(path: str) -> dict[str, str]:
 
 
 def _make_patcher(config: MotionConfig, canonical: dict[str, Tensor], dtype: torch.dtype | None = None) -> ModelPatcher:
+    return managed(lambda *made: MotionModel(config, *made), canonical, dtype)
+
+
+def managed(
+    build: Callable[[Any, torch.dtype, torch.device], nn.Module],
+    state: dict[str, Tensor],
+    dtype: torch.dtype | None = None,
+) -> ModelPatcher:
+    """What build(operations, dtype, device) makes, with these weights, for the host to load, offload and count."""
     device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
-    dtype = dtype or _storage_dtype(canonical, device)
-    model = MotionModel(config, comfy.ops.manual_cast, dtype, offload_device)
+    dtype = dtype or _storage_dtype(state, device)
+    model = build(comfy.ops.manual_cast, dtype, offload_device)
     model.eval().requires_grad_(False)
     # By attribute: the host replaces CoreModelPatcher at start when it manages memory dynamically.
     patcher = comfy.model_patcher.CoreModelPatcher(model, load_device=device, offload_device=offload_device)
     eight_bit = dtype.itemsize == 1
     if patcher.is_dynamic() or eight_bit:
         # Norms and biases are small and lose the most: in 8 bits only the matrices are kept.
-        canonical = {
+        state = {
             key: value.float() if key.endswith(".pe") else value.to(dtype) if value.ndim > 1 or not eight_bit else value
-            for key, value in canonical.items()
+            for key, value in state.items()
         }
-        model.load_state_dict(canonical, assign=True)
+        model.load_state_dict(state, assign=True)
     else:
-        model.load_state_dict(canonical)
+        model.load_state_dict(state)
     return patcher
 
 
-def _storage_dtype(canonical: dict[str, Tensor], device: torch.device) -> torch.dtype:
+def _storage_dtype(state: dict[str, Tensor], device: torch.device) -> torch.dtype:
     """As the host would keep an image UNet of this file, its --fp16-unet and like flags included; 8-bit files stay 8-bit."""
-    stored = comfy.utils.weight_dtype(canonical)
+    stored = comfy.utils.weight_dtype(state)
     if stored is not None and stored.itemsize == 1:
         return stored
-    parameters = sum(value.numel() for value in canonical.values())
+    parameters = sum(value.numel() for value in state.values())
     return comfy.model_management.unet_dtype(device=device, model_params=parameters, weight_dtype=stored)

@@ -15,6 +15,7 @@ MAY_IMPORT_HOST = {
     "motion/initial_noise.py",
     "motion/module.py",
     "motion/model_sampling.py",
+    "motion/sparsectrl.py",
     "motion/splice.py",
     "lora/patches.py",
     "trainers/denoiser.py",
