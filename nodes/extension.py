@@ -22,6 +22,7 @@ from . import (
     plan_route,
     prompts,
     save_animation,
+    sparsectrl,
     strength,
     training,
 )
@@ -58,4 +59,7 @@ class DiffDirectorExtension(ComfyExtension):
             save_animation.SaveAnimation,
             clips.ClipGrid,
             lists.ListFromText,
+            sparsectrl.LoadSparseCtrl,
+            sparsectrl.ApplySparseCtrl,
+            sparsectrl.ScribblePreprocessor,
         ]

@@ -12,6 +12,7 @@ import folder_paths
 MOTION_MODELS = "animatediff_models"
 MOTION_LORAS = "animatediff_motion_lora"
 LORAS = "loras"
+CONTROLNETS = "controlnet"
 
 
 def register() -> None:

@@ -43,6 +43,9 @@ NODES = {
     "DiffDirectorSaveAnimation": "Save Animation",
     "DiffDirectorClipGrid": "Clip Grid",
     "DiffDirectorListFromText": "List from Text",
+    "DiffDirectorLoadSparseCtrl": "Load SparseCtrl",
+    "DiffDirectorApplySparseCtrl": "Apply SparseCtrl",
+    "DiffDirectorScribblePreprocessor": "Scribble Preprocessor",
 }
 # Their text fields lie over the canvas, which knows nothing of a mouse above them.
 WITH_TEXT_FIELDS = (

@@ -91,6 +91,12 @@ CONTRACT = {
         ["IMAGE"],
     ),
     "DiffDirectorListFromText": (["text", "each", "times"], ["STRING", "INT", "FLOAT"]),
+    "DiffDirectorLoadSparseCtrl": (["control_net_name"], ["CONTROL_NET"]),
+    "DiffDirectorApplySparseCtrl": (
+        ["positive", "negative", "control_net", "images", "indices", "vae", "strength", "start_percent", "end_percent"],
+        ["CONDITIONING", "CONDITIONING"],
+    ),
+    "DiffDirectorScribblePreprocessor": (["images", "method", "threshold"], ["IMAGE"]),
 }
 LOCALES = ["en", "zh"]
 
