@@ -25,7 +25,8 @@ def sparse_state(kind: SparseKind, channels: tuple[int, ...] = TINY_CHANNELS, se
 
 def in_original_naming(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """As the original's training saves it."""
-    return {canonical_key(key) or key: value for key, value in state.items()}
+    positions = "attention_blocks.0.pos_encoder.pe"
+    return {(canonical_key(key) or key).replace("pos_embed.pe", positions): value for key, value in state.items()}
 
 
 def sparse_oracle(

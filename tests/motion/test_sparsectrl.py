@@ -75,6 +75,7 @@ def test_every_dialect_is_read(kind: SparseKind, tmp_path: Path) -> None:
     config, expected = read_sparse_ctrl(state)
     assert config.kind is kind and config.motion.max_frames == 32
     without_positions = {key: value for key, value in original.items() if "pos_encoder" not in key}
+    assert len(without_positions) == len(original) - 2
     for other in (
         original,
         {"epoch": 1, "controlnet": {f"module.{key}": value for key, value in original.items()}},
