@@ -1,6 +1,6 @@
 """`make bench-windows`: one step of clips of any length in context windows, on full-size SD1.5 with a v2 motion model, seeded weights.
 
-windows of 16 frames, overlap 4, without CFG, through the host's sampling. one window: a clip of 16 frames, sampled before and after
+Windows of 16 frames, overlap 4, without CFG, through the host's sampling. one window: a clip of 16 frames, sampled before and after
 each length, so that a machine whose speed drifts shifts both. Memory: weights, and the most that the step takes beyond.
 """
 
