@@ -12,7 +12,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from .moment import FRAMES_OF_WINDOW, VIEWS, WINDOWS_AT_ONCE
-from .windows import Plan, Windows, plan, together
+from .windows import Windows, plan, together
 
 KEY = "diffdirector"
 HANDLER = "context_handler"  # where the host looks for one in model_options
@@ -39,7 +39,6 @@ class ContextWindows(IndexListContextHandler):
         )
         self.settings, self.at_once = settings, at_once
         self.causal_window_fix = False
-        self.plan: Plan | None = None
         self._weights_of: dict[tuple[int, ...], tuple[float, ...]] = {}
         self._fitting = at_once
         self.callbacks = {
@@ -78,9 +77,9 @@ class ContextWindows(IndexListContextHandler):
         return 1
 
     def _windows(self, frames: int, handler: Any, model_options: Any) -> list[list[int]]:
-        self.plan = plan(self.settings, frames, self._step)
-        weights = dict(zip(self.plan.windows, self.plan.weights, strict=True))
-        groups = together(self.plan.windows, self._fitting)
+        planned = plan(self.settings, frames, self._step)
+        weights = dict(zip(planned.windows, planned.weights, strict=True))
+        groups = together(planned.windows, self._fitting)
         self._weights_of = {sum(group, ()): sum((weights[window] for window in group), ()) for group in groups}
         return [list(frames) for frames in self._weights_of]
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .settings import check
+
 CLIP_AXES = (0, 2, 3)  # frames, height and width of [frames, channels, height, width]
 LONGEST_RANGE = 10_000  # seeds that one "first-last" may stand for
 
@@ -45,11 +47,11 @@ class FreeInit:
     order: int = 4
 
     def __post_init__(self) -> None:
-        _check(self.iterations >= 1, "iterations", "at least 1", self.iterations)
-        _check(self.filter in FILTERS, "filter", " or ".join(FILTERS), self.filter)
-        _check(0 < self.d_s <= 1, "d_s", "more than 0 and at most 1", self.d_s)
-        _check(0 < self.d_t <= 1, "d_t", "more than 0 and at most 1", self.d_t)
-        _check(self.order >= 1, "order", "at least 1", self.order)
+        check(self.iterations >= 1, "iterations", "at least 1", self.iterations)
+        check(self.filter in FILTERS, "filter", " or ".join(FILTERS), self.filter)
+        check(0 < self.d_s <= 1, "d_s", "more than 0 and at most 1", self.d_s)
+        check(0 < self.d_t <= 1, "d_t", "more than 0 and at most 1", self.d_t)
+        check(self.order >= 1, "order", "at least 1", self.order)
 
 
 def low_pass(settings: FreeInit, frames: int, height: int, width: int) -> Tensor:
@@ -91,10 +93,10 @@ class ClipNoise:
     to_seed: int = 0
 
     def __post_init__(self) -> None:
-        _check(self.kind in KINDS, "kind", " or ".join(KINDS), self.kind)
-        _check(self.period >= 1, "period", "at least 1", self.period)
+        check(self.kind in KINDS, "kind", " or ".join(KINDS), self.kind)
+        check(self.period >= 1, "period", "at least 1", self.period)
         if self.kind == FREENOISE:
-            _check(0 <= self.overlap < self.period, "overlap", f"less than period ({self.period})", self.overlap)
+            check(0 <= self.overlap < self.period, "overlap", f"less than period ({self.period})", self.overlap)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -145,8 +147,3 @@ def _of_still(seed: int, like: Tensor) -> Tensor:
     """As the host makes it for one latent."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn((1, *like.shape[1:]), generator=generator).to(like)
-
-
-def _check(right: bool, name: str, expected: str, found: object) -> None:
-    if not right:
-        raise ValueError(f"{name}: expected {expected}, found {found}.")

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from .settings import check
+
 STATIC, UNIFORM, LOOPED, BATCHED = "standard_static", "standard_uniform", "looped_uniform", "batched"
 SCHEDULES = [STATIC, UNIFORM, LOOPED, BATCHED]
 
@@ -34,11 +36,11 @@ class Windows:
     closed_loop: bool = False
 
     def __post_init__(self) -> None:
-        _check(self.length >= 1, "context_length", "at least 1", self.length)
-        _check(0 <= self.overlap < self.length, "overlap", f"less than context_length ({self.length})", self.overlap)
-        _check(self.stride >= 1, "stride", "at least 1", self.stride)
-        _check(self.schedule in SCHEDULES, "schedule", " or ".join(SCHEDULES), self.schedule)
-        _check(self.fuse in FUSES, "fuse", " or ".join(FUSES), self.fuse)
+        check(self.length >= 1, "context_length", "at least 1", self.length)
+        check(0 <= self.overlap < self.length, "overlap", f"less than context_length ({self.length})", self.overlap)
+        check(self.stride >= 1, "stride", "at least 1", self.stride)
+        check(self.schedule in SCHEDULES, "schedule", " or ".join(SCHEDULES), self.schedule)
+        check(self.fuse in FUSES, "fuse", " or ".join(FUSES), self.fuse)
 
     @property
     def loops(self) -> bool:
@@ -179,8 +181,3 @@ FUSES = list(_FUNCTIONS)
 
 def _weights(settings: Windows, window: Window, frames: int) -> list[float]:
     return _FUNCTIONS[settings.fuse](settings, window, frames)
-
-
-def _check(right: bool, name: str, expected: str, found: object) -> None:
-    if not right:
-        raise ValueError(f"{name}: expected {expected}, found {found}.")

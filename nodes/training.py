@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import comfy.utils
 import folder_paths
 from comfy_api.latest import io
 
@@ -19,6 +18,7 @@ from ..trainers.dataset import Clip, LatentClips, encode_clips
 from ..trainers.motion_module import train_motion_module
 from . import folders, types
 from .live import LiveTraining
+from .progress import progress
 from .types import MotionDatasetSocket, MotionModelSocket
 
 
@@ -121,12 +121,12 @@ class TrainMotionModule(io.ComfyNode):
 
 def encoded(sources: Sequence[Clip], model, vae, clip, live: LiveTraining) -> LatentClips:
     """What a training node trains on, with the host's progress bar; computed once and kept in the user's folder."""
-    progress = comfy.utils.ProgressBar(len(sources))
+    bar = progress(len(sources))
     cache = Path(folder_paths.get_user_directory()) / "diffdirector"
 
     def on_clip(done: int, total: int) -> None:
         live.phase(f"encoding clips {done}/{total}")
-        progress.update_absolute(done)
+        bar(done)
 
     live.phase(f"encoding clips 0/{len(sources)}")
     clips = encode_clips(sources, host.encoder(model, vae, clip), cache, on_clip)

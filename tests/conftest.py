@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from as_package import load_package
 
 load_package()
 
+from diffdirector.tests.host.browser import FrontEnd, open_front_end
 from diffdirector.tests.host.inprocess import Executor, boot
 from diffdirector.tests.host.provision import NEWEST, OLDEST, TREES, surrounding_comfyui
 
@@ -25,6 +27,7 @@ BASE = Path(tempfile.mkdtemp(prefix="diffdirector-host-"))
 boot(["--cpu"], BASE)
 
 import torch
+from playwright.sync_api import Page
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -56,6 +59,20 @@ def executor(base: Path) -> Executor:
     pack.parent.mkdir(parents=True, exist_ok=True)
     pack.symlink_to(ROOT, target_is_directory=True)
     return Executor(pack)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["canvas", "vue"])
+def opened(request: pytest.FixtureRequest) -> Iterator[FrontEnd]:
+    """The front end of the module's own server, in both ways that it draws nodes."""
+    with open_front_end(request.getfixturevalue("server").url, {"Comfy.VueNodes.Enabled": request.param}) as front:
+        yield front
+
+
+@pytest.fixture
+def page(opened: FrontEnd) -> Iterator[Page]:
+    """An empty graph, on which nothing may go wrong."""
+    with opened.empty_graph() as page:
+        yield page
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
-from diffdirector.tests.host.browser import FrontEnd, open_front_end
+from diffdirector.tests.host.browser import FrontEnd
 from diffdirector.tests.host.checkpoints import link_models
 from diffdirector.tests.host.prompts import animation
 from diffdirector.tests.host.provision import provision
@@ -30,18 +30,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     link_models(base)
     with Server(provision(), base, "--cpu", "--preview-method", "latent2rgb") as running:
         yield running
-
-
-@pytest.fixture(scope="module", params=[False, True], ids=["canvas", "vue"])
-def opened(server: Server, request: pytest.FixtureRequest) -> Iterator[FrontEnd]:
-    with open_front_end(server.url, {"Comfy.VueNodes.Enabled": request.param}) as front:
-        yield front
-
-
-@pytest.fixture
-def page(opened: FrontEnd) -> Iterator[Page]:
-    with opened.empty_graph() as page:
-        yield page
 
 
 def show(page: Page, kind: str) -> None:

@@ -95,12 +95,6 @@ def opened(server: Server) -> Iterator[FrontEnd]:
 
 
 @pytest.fixture
-def page(opened: FrontEnd) -> Iterator[Page]:
-    with opened.empty_graph() as page:
-        yield page
-
-
-@pytest.fixture
 def workflow(page: Page) -> Page:
     """The shipped workflow with the small models chosen in its loaders, ready for a short run."""
     page.evaluate("graph => app.loadGraphData(graph)", load_workflow(TEMPLATE))

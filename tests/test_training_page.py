@@ -15,7 +15,6 @@ from playwright.sync_api import Locator, Page, expect
 from safetensors import safe_open
 
 from diffdirector.tests.demo.world import write_dataset
-from diffdirector.tests.host.browser import FrontEnd, open_front_end
 from diffdirector.tests.host.checkpoints import CHECKPOINT, MOTION_MODEL, link_models
 from diffdirector.tests.host.prompts import node
 from diffdirector.tests.host.provision import provision
@@ -35,18 +34,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     write_dataset(base / "input" / "filmed", seed=4, n=1, frames=8)
     with Server(provision(), base) as running:
         yield running
-
-
-@pytest.fixture(scope="module", params=[False, True], ids=["canvas", "vue"])
-def opened(server: Server, request: pytest.FixtureRequest) -> Iterator[FrontEnd]:
-    with open_front_end(server.url, {"Comfy.VueNodes.Enabled": request.param}) as front:
-        yield front
-
-
-@pytest.fixture
-def page(opened: FrontEnd) -> Iterator[Page]:
-    with opened.empty_graph() as page:
-        yield page
 
 
 def open_training(page: Page, name: str, steps: int) -> None:

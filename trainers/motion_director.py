@@ -21,12 +21,13 @@ from ..lora.version import VERSION
 from ..motion.module import MotionModelHandle
 from ..motion.splice import apply_motion_model
 from . import host, objectives
+from .animation import save_animation
 from .checkpoint import check_writable, save_tensors
 from .config import ConfigError, MotionDirectorConfig
 from .dataset import LatentClips
 from .denoiser import Denoiser
 from .loop import VALIDATION_SEED, StepReport, Trainer, described, step_generator
-from .sampling import Previews, write_animation
+from .sampling import FRAME_RATE, Previews
 
 SPATIAL, TEMPORAL = "spatial", "temporal"
 
@@ -135,7 +136,7 @@ class MotionDirectorTraining:
         images = previews.sample(self.model)
         self.loras[TEMPORAL].train(True)
         host.load(self.model)  # the VAE may have pushed it off the device
-        write_animation(file, images)
+        save_animation(file, images, FRAME_RATE, quality=90)
         previews.on_sample(images, step)
 
     def validation_loss(self, batches: int = 4) -> float:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import comfy.sample
 import torch
 from comfy.model_patcher import ModelPatcher
-from PIL import Image
 from torch import Tensor
-
-from .checkpoint import write_atomically
 
 STEPS, CFG, SAMPLER, SCHEDULER = 20, 7.5, "euler", "normal"
 FRAME_RATE = 8  # AnimateDiff's
@@ -57,20 +53,3 @@ class Previews:
                 self.positive, self.negative, latent, disable_pbar=True, seed=self.seed,
             )  # fmt: skip
             return self.decode(samples).cpu().clone()
-
-
-def write_animation(path: Path, images: Tensor) -> None:
-    """images [frames, h, w, 3] in 0..1 as an animated WEBP."""
-    pictures = [Image.fromarray(frame.numpy()) for frame in (images.clamp(0, 1) * 255).round().byte()]
-    write_atomically(
-        path,
-        lambda temporary: pictures[0].save(
-            temporary,
-            "WEBP",
-            save_all=True,
-            append_images=pictures[1:],
-            duration=1000 // FRAME_RATE,
-            loop=0,
-            quality=90,
-        ),
-    )

@@ -243,10 +243,13 @@ def test_steps_between_the_schedules_keep_their_windows(animated) -> None:
     windows, used = Windows(8, 3, schedule=UNIFORM), []
     model = apply_context_windows(animated, windows)
     handler = model.model_options[HANDLER]
-    model.set_model_sampler_pre_cfg_function(lambda args: (used.append(handler.plan), args["conds_out"])[1])
+    model.set_model_sampler_pre_cfg_function(
+        lambda args: (used.append(dict(handler._weights_of)), args["conds_out"])[1]
+    )
     found = sample(model, NOISE, sampler="dpm_2")
     assert found.isfinite().all()
-    assert used == [plan(windows, FRAMES, step) for step in (0, 0, 1)] and used[1] != used[2]
+    plans = [plan(windows, FRAMES, step) for step in (0, 0, 1)]
+    assert used == [dict(zip(one.windows, one.weights, strict=True)) for one in plans] and used[1] != used[2]
 
 
 def test_views_are_windows_inside_the_motion_modules(animated, monkeypatch) -> None:
