@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .keyframes import Keyframe, Position, T, Where
+from .keyframes import Keyframe, NotFrames, Position, T, Where, parse_frames
 
 HEAD, TAIL = "head", "tail"
 PROMPT, NUMBER = "a prompt", "a number"
@@ -35,8 +35,6 @@ _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _ESCAPE = re.compile(r'\\(u[0-9a-fA-F]{4}|["\\/bfnrt])')
 _CONTROLS = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _ANOTHER_NAME = re.compile(r',\s*"?-?[0-9][0-9.%-]*"?\s*[:=](?:\s+\S|")')
-_PLACE = r"(-?[0-9]+(?:\.[0-9]+)?)\s*(%?)"
-_FRAMES = re.compile(rf"{_PLACE}(?:\s*-\s*{_PLACE})?")
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 
 
@@ -91,18 +89,10 @@ def _keyframe(entry: _Entry, number: int, value: T, expected: str) -> Keyframe[T
     if entry.name is None:
         position = Position(number, False)
         return Keyframe(position, position, value, str(number), entry.where)
-    match = _FRAMES.fullmatch(entry.name)
-    if match is None:
-        raise entry.where.error(expected, _shown(entry.name))
-    first, first_percent, last, last_percent = match.groups()
-    ends = [Position(float(first), bool(first_percent))]
-    ends.append(ends[0] if last is None else Position(float(last), bool(last_percent)))
-    for end in ends:
-        if end.percent and not 0 <= end.number <= 100:
-            raise entry.where.error("0% to 100%", f'"{entry.name}"')
-        if not end.percent and end.number != int(end.number):
-            raise entry.where.error("a whole frame, or a part of the clip as a percentage (50%)", f'"{entry.name}"')
-    return Keyframe(ends[0], ends[1], value, entry.name, entry.where)
+    try:
+        return Keyframe(*parse_frames(entry.name), value, entry.name, entry.where)
+    except NotFrames as error:
+        raise entry.where.error(str(error) or expected, _shown(entry.name)) from None
 
 
 def _number(entry: _Entry) -> float:

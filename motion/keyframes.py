@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
+
+_PLACE = r"(-?[0-9]+(?:\.[0-9]+)?)\s*(%?)"
+_FRAMES = re.compile(rf"{_PLACE}(?:\s*-\s*{_PLACE})?")
 
 
 class Where(NamedTuple):
@@ -19,11 +23,39 @@ class Where(NamedTuple):
         return ValueError(f"Line {self.line}, column {self.column}: expected {expected}, found {found}.")
 
 
+class NotFrames(ValueError):
+    """No frames of a clip; its text is what was expected, empty for a text that is nothing of the kind."""
+
+
 class Position(NamedTuple):
     """A frame, negative ones counted from the end, or so many percent of the way from the first frame to the last."""
 
     number: float
     percent: bool
+
+    def at(self, frames: int) -> float:
+        """In a clip of so many frames; between two where a percentage falls there. Raises NotFrames."""
+        if self.percent:
+            return self.number * (frames - 1) / 100
+        if not -frames <= self.number < frames:
+            raise NotFrames(f"a frame of the clip ({f'0 to {frames - 1}, or -1 for the last' if frames > 1 else '0'})")
+        return self.number % frames
+
+
+def parse_frames(text: str) -> tuple[Position, Position]:
+    """(first, last) of `0`, `-1`, `50%` or `8-15`. Raises NotFrames."""
+    match = _FRAMES.fullmatch(text)
+    if match is None:
+        raise NotFrames
+    first, first_percent, last, last_percent = match.groups()
+    ends = [Position(float(first), bool(first_percent))]
+    ends.append(ends[0] if last is None else Position(float(last), bool(last_percent)))
+    for end in ends:
+        if end.percent and not 0 <= end.number <= 100:
+            raise NotFrames("0% to 100%")
+        if not end.percent and end.number != int(end.number):
+            raise NotFrames("a whole frame, or a part of the clip as a percentage (50%)")
+    return ends[0], ends[1]
 
 
 @dataclass(frozen=True)
@@ -53,12 +85,10 @@ def on_frames(keyframes: Sequence[Keyframe[T]], frames: int) -> list[Span[T]]:
     """
 
     def place(keyframe: Keyframe[T], position: Position) -> float:
-        if position.percent:
-            return position.number * (frames - 1) / 100
-        if not -frames <= position.number < frames:
-            last = f"0 to {frames - 1}, or -1 for the last" if frames > 1 else "0"
-            raise keyframe.where.error(f"a frame of the clip ({last})", f'"{keyframe.name}"')
-        return position.number % frames
+        try:
+            return position.at(frames)
+        except NotFrames as error:
+            raise keyframe.where.error(str(error), f'"{keyframe.name}"') from None
 
     return _ordered([(one, place(one, one.first), place(one, one.last)) for one in keyframes])
 

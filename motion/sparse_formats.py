@@ -54,7 +54,8 @@ class SparseKind(Enum):
 class SparseConfig:
     """The shape of a SparseCtrl, read from its tensors.
 
-    levels: channels and layers of each. depths: spatial transformer blocks of each layer. motion: canonical sites.
+    levels: channels and layers of each. depths: spatial transformer blocks of each layer. middle_depth: -1 for a middle of
+    one layer without any. motion: canonical sites.
     """
 
     kind: SparseKind
@@ -110,7 +111,7 @@ def read_sparse_ctrl(state: Mapping[Any, Any]) -> tuple[SparseConfig, StateDict]
     image = {key: value for key, value in flat.items() if canonical_key(key) is None}
     try:
         config = _config(image, motion)
-    except (KeyError, IndexError) as error:
+    except (KeyError, IndexError, StopIteration) as error:
         raise MotionFormatError(
             f"This SparseCtrl is incomplete or in an unknown layout ({error}). Get the file again."
         ) from None
@@ -120,7 +121,7 @@ def read_sparse_ctrl(state: Mapping[Any, Any]) -> tuple[SparseConfig, StateDict]
             f"Expected motion modules on the way down alone, found one at {strangers[0]}. Get the original file."
         )
     layers = [layers for _, layers in config.levels]
-    host = {_host_key(key, layers): value for key, value in image.items()}
+    host = {host_key(key, layers): value for key, value in image.items()}
     return config, host | {f"motion.{key}": value for key, value in motion_state.items()}
 
 
@@ -131,15 +132,17 @@ def _config(image: StateDict, motion: MotionConfig) -> SparseConfig:
         layers = _count(image, f"{root}.resnets")
         levels.append((image[f"{root}.resnets.0.conv1.weight"].shape[0], layers))
         depths += [_count(image, f"{root}.attentions.{layer}.transformer_blocks") for layer in range(layers)]
-    middle = "mid_block.attentions.0"
+    attention = next(key for key in image if key.endswith("transformer_blocks.0.attn2.to_k.weight"))
+    proj_in = f"{attention.split('.transformer_blocks')[0]}.proj_in.weight"
+    middle = _count(image, "mid_block.attentions.0.transformer_blocks")
     return SparseConfig(
         _kind(image),
         image["conv_in.weight"].shape[0],
         tuple(levels),
         tuple(depths),
-        _count(image, f"{middle}.transformer_blocks"),
-        image[f"{middle}.transformer_blocks.0.attn2.to_k.weight"].shape[1],
-        image[f"{middle}.proj_in.weight"].ndim == 2,
+        middle or -1,
+        image[attention].shape[1],
+        image[proj_in].ndim == 2,
         motion,
     )
 
@@ -166,8 +169,10 @@ def _input_block(layers: list[int], level: int, layer: int) -> int:
     return 1 + sum(count + 1 for count in layers[:level]) + layer
 
 
-def _host_key(key: str, layers: list[int]) -> str:
-    """A key of the host's ControlNet; what the host does not have keeps its name."""
+def host_key(key: str, layers: list[int]) -> str:
+    """The host's name, in its ControlNet, of a tensor of a file whose levels have so many layers; motion modules' go behind "motion."."""
+    if canonical_key(key) is not None:
+        return f"motion.{canonical_key(key)}"
     module, _, leaf = key.rpartition(".")
     if module in _SINGLE:
         return f"{_SINGLE[module]}.{leaf}"

@@ -6,14 +6,15 @@ Architecture: SparseCtrl (arXiv:2311.16933; github.com/guoyww/AnimateDiff, anima
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 from typing import Any, NamedTuple
 
 import comfy.latent_formats
 import comfy.model_management
 import comfy.ops
-import comfy.utils
 import torch
+import torch.nn.functional as F
 from comfy.cldm.cldm import ControlNet
 from comfy.controlnet import ControlBase
 from comfy.ldm.modules.diffusionmodules.openaimodel import TimestepEmbedSequential
@@ -21,15 +22,14 @@ from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from .anchors import frame_indices, pictures_of
 from .attention import Kernel
 from .formats import MotionFormatError
+from .indices import Indices, parse_indices
 from .module import MotionModel, host_kernel, load_tensors, managed
 from .moment import frames_of_clips
 from .sparse_formats import HEADS, SparseConfig, SparseKind, read_sparse_ctrl
 
 PIXELS = 8  # of a scribble's side, for each of a latent
-ANY_LENGTH = 2**30  # a clip long enough for every index, where its length is not known yet
 
 
 class SparseEncoder(ControlNet):
@@ -56,6 +56,7 @@ class SparseEncoder(ControlNet):
     def encode(
         self,
         conditions: Tensor,
+        strengths: Tensor,
         shown: list[int],
         timesteps: Tensor,
         context: Tensor,
@@ -65,30 +66,46 @@ class SparseEncoder(ControlNet):
     ) -> dict[str, list[Tensor]]:
         """What is added to the UNet's skips and middle, from the noise level and the conditions; the noisy clip is not seen.
 
-        conditions: [pictures, channels and mask, height, width]. shown: which of them each row has, [clips * frames], as
-        timesteps [rows] and context [rows, tokens, dim].
+        conditions: [pictures, channels and mask, height, width], the last one empty. strengths [pictures]: 0 is as the empty
+        one, 1 as it is. shown: which of them each row has, [clips * frames], as timesteps [rows] and context [rows, tokens, dim].
+        Up to the first motion module a row depends on its picture, its text and the timestep alone: rows that are alike
+        there, such as all without a picture, are computed once.
         """
         emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(conditions.dtype))
-        stem = self.input_hint_block(
-            conditions, emb, context
-        )  # each picture once, however many frames and clips show it
-        h = self.input_blocks[0](stem.new_zeros(1, self.in_channels, *stem.shape[2:]), emb, context) + stem[shown]
-        skips = [self.zero_convs[0](h, emb, context)]
+        stem = self.input_hint_block(conditions, emb, context)
+        stem = torch.lerp(stem[-1:], stem, strengths.to(stem).view(-1, 1, 1, 1))
+        first, among = _alike(shown, timesteps, context)
+        seen = emb[first], context[first]
+        nothing = stem.new_zeros(1, self.in_channels, *stem.shape[2:])
+        h = self.input_blocks[0](nothing, *seen) + stem[[shown[row] for row in first]]
+        skips = [self.zero_convs[0](h, *seen)]
         for index in range(1, len(self.input_blocks)):
-            h = self.input_blocks[index](h, emb, context)
+            h = self.input_blocks[index](h, *seen)
             if index in self.sites:
+                if index == min(self.sites):
+                    h, seen, skips = h[among], (emb, context), [skip[among] for skip in skips]
                 h = self.motion.at(self.sites[index])(h, frames, motion_strength, kernel=kernel)
-            skips.append(self.zero_convs[index](h, emb, context))
-        h = self.middle_block(h, emb, context)
-        return {"middle": [self.middle_block_out(h, emb, context)], "output": skips}
+            skips.append(self.zero_convs[index](h, *seen))
+        h = self.middle_block(h, *seen)
+        return {"middle": [self.middle_block_out(h, *seen)], "output": skips}
 
 
 class Conditions(NamedTuple):
-    """pictures: [n, 3, height, width] in 0 to 1; indices: the text that says at which frames."""
+    """pictures: [n, 3, height, width] in 0 to 1; indices: at which frames."""
 
     pictures: Tensor
-    indices: str
+    indices: Indices
     motion_strength: float = 1.0
+    nearest: bool = False
+
+
+class Prepared(NamedTuple):
+    """What the encoder is given: conditions with their mask and strengths, an empty one at the end, and which of them each
+    frame has that has one."""
+
+    conditions: Tensor
+    strengths: Tensor
+    of_frame: dict[int, int]
 
 
 class SparseControl(ControlBase):
@@ -100,9 +117,8 @@ class SparseControl(ControlBase):
     def __init__(self, name: str, config: SparseConfig, patcher: ModelPatcher) -> None:
         super().__init__()
         self.name, self.config, self.patcher = name, config, patcher
-        self.upscale_algorithm = "bilinear"
         self.conditions: Conditions | None = None
-        self._prepared: dict[Any, tuple[Tensor, dict[int, int]]] = {}  # shared with the copies for context windows
+        self._prepared: dict[Any, Prepared] = {}  # shared with the copies for context windows
         self._sampling: Any = None
         self._dtype = torch.float32
 
@@ -115,18 +131,21 @@ class SparseControl(ControlBase):
         strength: float = 1.0,
         percent_range: tuple[float, float] = (0.0, 1.0),
         motion_strength: float = 1.0,
+        nearest: bool = False,
     ) -> SparseControl:
-        """A copy with pictures [n, 3, height, width] in 0 to 1 at the frames that indices names (motion/anchors.py).
+        """A copy with pictures [n, 3, height, width] in 0 to 1 at the frames that indices names (motion/indices.py).
+
+        nearest: a context window that has none is shown the one nearest to it, at its frame that is nearest to that.
 
         Raises ValueError where these do not fit, as far as it shows without the clip's length.
         """
-        frame_indices(indices, ANY_LENGTH)
+        parsed = parse_indices(indices)
         if self.config.kind is SparseKind.RGB and vae is None:
             raise ValueError(
                 f"vae: {self.name} is conditioned on pictures, which have to be encoded; found no VAE. Connect the checkpoint's."
             )
         result = self.copy()
-        result.conditions = Conditions(pictures, indices, motion_strength)
+        result.conditions = Conditions(pictures, parsed, motion_strength, nearest)
         result.vae = vae if self.config.kind is SparseKind.RGB else None
         result.strength, result.timestep_percent_range = strength, percent_range
         return result
@@ -181,8 +200,8 @@ class SparseControl(ControlBase):
                 f"{self.name}: this SparseCtrl sees at most {self.config.motion.max_frames} frames at a time, found {clips.length}. "
                 "Put Context Windows before the sampler."
             )
-        conditions, picture_of = self._prepare(clips.total, x_noisy)
-        shown = [[picture_of.get(frame, -1) for frame in clip] for clip in clips.clips]  # -1: the empty one at the end
+        prepared = self._prepare(clips.total, x_noisy)
+        shown = [self._shown(clip, prepared.of_frame) for clip in clips.clips]
         seeing = [clip for clip, pictures in enumerate(shown) if max(pictures) >= 0]
         if not seeing or not self._active(t):
             return before
@@ -190,10 +209,11 @@ class SparseControl(ControlBase):
         context = cond.get("crossattn_controlnet", cond["c_crossattn"])
         assert self.conditions is not None
         found = self.patcher.model.encode(
-            conditions,
+            prepared.conditions,
+            prepared.strengths,
             [picture for clip in seeing for picture in shown[clip]],
             self._sampling.timestep(t)[rows],
-            context.to(conditions)[rows],
+            context.to(prepared.conditions)[rows],
             clips.length,
             host_kernel(transformer_options),
             self.conditions.motion_strength,
@@ -205,29 +225,41 @@ class SparseControl(ControlBase):
     def _active(self, t: Tensor) -> bool:
         return self.timestep_range is None or bool(self.timestep_range[0] >= t[0] >= self.timestep_range[1])
 
-    def _prepare(self, frames: int, x: Tensor) -> tuple[Tensor, dict[int, int]]:
-        """The conditions with their mask, an empty one at the end, and which of them is at which of the clip's frames."""
+    def _shown(self, clip: list[int], of_frame: dict[int, int]) -> list[int]:
+        """Of a window's frames each one's condition; -1 is the empty one."""
+        shown = [of_frame.get(frame, -1) for frame in clip]
+        assert self.conditions is not None
+        if self.conditions.nearest and of_frame and max(shown) < 0:
+            given, frame = min(itertools.product(of_frame, clip), key=lambda pair: abs(pair[0] - pair[1]))
+            shown[clip.index(frame)] = of_frame[given]
+        return shown
+
+    def _prepare(self, frames: int, x: Tensor) -> Prepared:
         if self.conditions is None:
             raise ValueError(
                 f"{self.name}: this SparseCtrl has no pictures. Apply it with DiffDirector's Apply SparseCtrl."
             )
         key = frames, *x.shape[2:]
         if key not in self._prepared:
-            given, indices, _ = self.conditions
-            places = frame_indices(indices, frames)
-            chosen = pictures_of(places, frames, len(given))
-            used = sorted(set(chosen))
-            seen = self._fitted(given[used], *x.shape[2:])
+            given, indices = self.conditions[:2]
+            places = [place for place in indices.places(frames, len(given)) if place.strength]
+            used = sorted({place.picture for place in places})
+            kinds = sorted({(place.picture, place.strength) for place in places})
+            seen = (
+                self._fitted(given[used], *x.shape[2:]) if used else x.new_zeros(0, self.config.kind.channels - 1, 1, 1)
+            )
+            seen = seen[[used.index(picture) for picture, _ in kinds]]
             seen = torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
-            seen = torch.cat([seen, torch.zeros_like(seen[:1])])
-            picture_of = {place: used.index(picture) for place, picture in zip(places, chosen, strict=True)}
-            self._prepared[key] = seen.to(device=x.device, dtype=self._dtype), picture_of
+            seen = torch.cat([seen, seen.new_zeros(1, *seen.shape[1:])])
+            strengths = torch.tensor([*(strength for _, strength in kinds), 0.0])
+            of_frame = {place.frame: kinds.index((place.picture, place.strength)) for place in places}
+            self._prepared[key] = Prepared(seen.to(x.device, self._dtype), strengths.to(x.device), of_frame)
         return self._prepared[key]
 
     def _fitted(self, pictures: Tensor, height: int, width: int) -> Tensor:
-        """Pictures as the stem takes them, for latents of height and width: scaled and cut as the host does for hints."""
+        """Pictures as the stem takes them, for latents of height and width."""
         scale = PIXELS if self.vae is None else self.vae.spacial_compression_encode()
-        pictures = comfy.utils.common_upscale(pictures, width * scale, height * scale, self.upscale_algorithm, "center")
+        pictures = _cut(pictures, height * scale, width * scale)
         if self.vae is None:
             return pictures
         loaded = comfy.model_management.loaded_models(only_currently_used=True)
@@ -253,8 +285,8 @@ def load_sparse_ctrl(path: str, name: str | None = None) -> SparseControl:
         raise MotionFormatError(f"{name}: {error}") from None
 
 
-def sparse_ctrl_from_state(state: dict[str, Tensor], name: str) -> SparseControl:
-    """The same from tensors in memory."""
+def sparse_ctrl_from_state(state: dict[str, Tensor], name: str, dtype: torch.dtype | None = None) -> SparseControl:
+    """The same from tensors in memory. dtype: to keep them in, rather than as the host would."""
     config, tensors = read_sparse_ctrl(state)
     expected = SparseEncoder(config, comfy.ops.manual_cast, torch.float32, "meta").state_dict()
     for words, keys in (
@@ -270,7 +302,25 @@ def sparse_ctrl_from_state(state: dict[str, Tensor], name: str) -> SparseControl
             raise MotionFormatError(
                 f"{key}: expected shape {list(value.shape)}, found {list(tensors[key].shape)}. Get the file again."
             )
-    return SparseControl(name, config, managed(lambda *made: SparseEncoder(config, *made), tensors))
+    return SparseControl(name, config, managed(lambda *made: SparseEncoder(config, *made), tensors, dtype))
+
+
+def _alike(shown: list[int], timesteps: Tensor, context: Tensor) -> tuple[list[int], list[int]]:
+    """(the first of each kind of row, which of those each row is like); a row's text is compared with that of the row before."""
+    changes = (context[1:] != context[:-1]).flatten(1).any(1) | (timesteps[1:] != timesteps[:-1])
+    kinds = list(zip(shown, [0, *changes.cumsum(0).tolist()], strict=True))
+    first = {kind: row for row, kind in reversed(list(enumerate(kinds)))}
+    order = {kind: number for number, kind in enumerate(first)}
+    return list(first.values()), [order[kind] for kind in kinds]
+
+
+def _cut(pictures: Tensor, height: int, width: int) -> Tensor:
+    """The centre of pictures [n, 3, h, w] in that size, scaled as the original does: what the host does loses thin lines."""
+    tall, wide = pictures.shape[2:]
+    size = min(tall, round(wide * height / width)), min(wide, round(tall * width / height))
+    top, left = ((whole - part) // 2 for whole, part in zip((tall, wide), size, strict=True))
+    centre = pictures[:, :, top : top + size[0], left : left + size[1]]
+    return F.interpolate(centre, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
 
 
 def _among(part: Tensor, rows: Tensor, count: int) -> Tensor:

@@ -6,7 +6,8 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
-from ..motion.anchors import anchor, frame_indices, pictures_of
+from ..motion.anchors import anchor
+from ..motion.indices import parse_indices
 from ..trainers.video import cover
 
 
@@ -24,7 +25,7 @@ class AnchorFrames(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The checkpoint's."),
                 io.String.Input(
                     "indices", default="0",
-                    tooltip="The frames to hold: 0 is the first, -1 the last, 50% the middle; several with commas between them.",
+                    tooltip="The frames to hold: 0 is the first, -1 the last, 50% the middle, 8-15 a range; commas between them. even spreads all pictures.",
                 ),
                 io.Float.Input(
                     "strength", default=1.0, min=0.0, max=1.0, step=0.01,
@@ -53,15 +54,17 @@ class AnchorFrames(io.ComfyNode):
                     "Use Empty Latent Image or VAE Encode of an SD1.5 or SDXL checkpoint."
                 )
             frames = len(given["samples"])
-        places = frame_indices(indices, frames)
-        chosen = images[pictures_of(places, frames, len(images))][..., :3]
+        places, pictures, strengths = zip(*parse_indices(indices).places(frames, len(images)), strict=True)
+        chosen = images[list(pictures)][..., :3]
         if latent is not None:
             height, width = (side * vae.spacial_compression_encode() for side in given["samples"].shape[2:])
             chosen = cover(chosen.movedim(-1, 1), height, width).movedim(1, -1)
         anchors = vae.encode(chosen)
         if latent is None:
             given["samples"] = torch.zeros(frames, *anchors.shape[1:])
-        given["samples"], mask = anchor(given["samples"], anchors, places, strength, reach)
+        given["samples"], mask = anchor(
+            given["samples"], anchors, places, [min(1.0, strength * one) for one in strengths], reach
+        )
         if "noise_mask" in given:
             mask = mask * comfy.utils.reshape_mask(given["noise_mask"], given["samples"].shape)[:, :1].to(mask)
         return io.NodeOutput(given | {"noise_mask": mask})

@@ -52,7 +52,8 @@ class ApplySparseCtrl(io.ComfyNode):
                 ),
                 io.String.Input(
                     "indices", default="0",
-                    tooltip="The frames of the pictures: 0 is the first, -1 the last, 50% the middle; several with commas between them.",
+                    tooltip="The frames of the pictures: 0 is the first, -1 the last, 50% the middle, 8-15 a range; with commas between. "
+                    "8 = 0.5 counts half. Or spread all pictures: even, start, end or centre.",
                 ),
                 io.Vae.Input("vae", optional=True, tooltip="The checkpoint's. Needed for an rgb SparseCtrl; scribbles go without."),
                 io.Float.Input(
@@ -68,6 +69,10 @@ class ApplySparseCtrl(io.ComfyNode):
                     "motion_strength", default=1.0, min=0.0, max=2.0, step=0.01, optional=True, advanced=True,
                     tooltip="How strongly SparseCtrl's own motion modules carry the pictures on to other frames.",
                 ),
+                io.Boolean.Input(
+                    "nearest_in_windows", default=False, optional=True, advanced=True,
+                    tooltip="With Context Windows: a window without a picture sees the nearest one, at its edge. Otherwise it is left as it is.",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="For the sampler, or for a further ControlNet."),
@@ -78,7 +83,7 @@ class ApplySparseCtrl(io.ComfyNode):
     @classmethod
     def execute(
         cls, positive, negative, control_net, images, indices, vae=None, strength=1.0, start_percent=0.0, end_percent=1.0,
-        motion_strength=1.0,
+        motion_strength=1.0, nearest_in_windows=False,
     ) -> io.NodeOutput:  # fmt: skip
         if not isinstance(control_net, SparseControl):
             raise ValueError(
@@ -87,7 +92,7 @@ class ApplySparseCtrl(io.ComfyNode):
             )
         control = control_net.conditioned(
             images[..., :3].movedim(-1, 1), indices,
-            vae=vae, strength=strength, percent_range=(start_percent, end_percent), motion_strength=motion_strength,
+            vae=vae, strength=strength, percent_range=(start_percent, end_percent), motion_strength=motion_strength, nearest=nearest_in_windows,
         )  # fmt: skip
         if strength == 0:
             return io.NodeOutput(positive, negative)
@@ -118,17 +123,27 @@ class ScribblePreprocessor(io.ComfyNode):
                 io.Image.Input("images", tooltip="Photographs, frames or drawings."),
                 io.Combo.Input(
                     "method", options=METHODS, default=LINES, optional=True,
-                    tooltip="lines: soft, like a pencil's. canny: thin edges. drawing: for what is drawn already, on paper or on black.",
+                    tooltip="lines: soft, like a pencil's. canny: thin edges. sobel: edges as light as they are sharp. "
+                    "drawing: for what is drawn already, on paper or on black.",
                 ),
                 io.Float.Input(
                     "threshold", default=0.1, min=0.0, max=1.0, step=0.01, optional=True,
                     tooltip="The contrast that makes a line. Lower finds more of them. Not used for drawings.",
+                ),
+                io.Int.Input(
+                    "thickness", default=0, min=-16, max=16, optional=True,
+                    tooltip="Pixels by which lines are made thicker on each side, or thinner where it is negative.",
+                ),
+                io.Boolean.Input("invert", default=False, optional=True, tooltip="Exchange light and dark, for what came out dark on light."),
+                io.Boolean.Input(
+                    "normalize", default=False, optional=True,
+                    tooltip="Stretch each result to the whole range from black to white. Drawings always are.",
                 ),
             ],
             outputs=[io.Image.Output(display_name="scribbles", tooltip="For Apply SparseCtrl, or a scribble ControlNet.")],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, images, method=LINES, threshold=0.1) -> io.NodeOutput:
-        found = scribbles(images, method, threshold)
+    def execute(cls, images, method=LINES, threshold=0.1, thickness=0, invert=False, normalize=False) -> io.NodeOutput:
+        found = scribbles(images, method, threshold, thickness=thickness, invert=invert, normalize=normalize)
         return io.NodeOutput(found, ui=ui.PreviewImage(found, cls=cls))

@@ -96,7 +96,10 @@ CONTRACT = {
         ["positive", "negative", "control_net", "images", "indices", "vae", "strength", "start_percent", "end_percent"],
         ["CONDITIONING", "CONDITIONING"],
     ),
-    "DiffDirectorScribblePreprocessor": (["images", "method", "threshold"], ["IMAGE"]),
+    "DiffDirectorScribblePreprocessor": (
+        ["images", "method", "threshold", "thickness", "invert", "normalize"],
+        ["IMAGE"],
+    ),
 }
 LOCALES = ["en", "zh"]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffdirector.motion.anchors import anchor, frame_indices, pictures_of
+from diffdirector.motion.anchors import anchor
 from diffdirector.motion.context import apply_context_windows
 from diffdirector.motion.module import motion_model_from_state
 from diffdirector.motion.splice import apply_motion_model
@@ -24,49 +24,17 @@ NOISE, TEXT, NOTHING = randn(FRAMES, 4, 4, 4), randn(1, 77, 768, seed=1), randn(
 GIVEN = randn(3, 4, 4, 4, seed=3)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("0", [0]), ("0, 8, -1", [0, 8, 15]), ("-16 15", [0, 15]), ("0%;50%\n100%", [0, 8, 15]), ("33.3%", [5])],
-)
-def test_indices(text: str, expected: list[int]) -> None:
-    assert frame_indices(text, 16) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "found nothing"),
-        (" , ", "found nothing"),
-        ("0, first", "such as 0, 8, -1 or 50%, found 'first'"),
-        ("0.5", "found '0.5'"),
-        ("16", "has 16 frames, 0 to 15 or -16 to -1; found 16"),
-        ("-17", "found -17"),
-        ("120%", "found 120%"),
-        ("15 -1", "frame 15 is named twice in '15 -1'"),
-    ],
-)
-def test_indices_that_name_no_frame_are_refused(text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        frame_indices(text, 16)
-
-
-def test_which_picture_is_for_which_frame() -> None:
-    assert pictures_of([8, 0], 16, 2) == [0, 1]
-    assert pictures_of([8, 0], 16, 1) == [0, 0]
-    assert pictures_of([8, 0], 16, 16) == [8, 0]
-    with pytest.raises(ValueError, match="expected 2, one for each of the indices 8, 0, or 1 .* or 16, .* found 3"):
-        pictures_of([8, 0], 16, 3)
-
-
 def test_anchors_are_in_their_places_and_ease_off_around_them() -> None:
     own = randn(8, 4, 2, 2, seed=4)
-    latents, mask = anchor(own, GIVEN[:2, :, :2, :2], [5, 0], strength=0.6, reach=2)
+    latents, mask = anchor(own, GIVEN[:2, :, :2, :2], [5, 0], [0.6, 0.6], reach=2)
     held = [0.6, 0.4, 0.2, 0.2, 0.4, 0.6, 0.4, 0.2]
     assert mask.shape == (8, 1, 2, 2)
     assert torch.allclose(1 - mask.mean((1, 2, 3)), torch.tensor(held), atol=1e-6)
     nearest = [1, 1, 1, 0, 0, 0, 0, 0]
     assert torch.equal(latents, GIVEN[nearest, :, :2, :2])
-    latents, mask = anchor(own, GIVEN[:1, :, :2, :2], [-1 % 8])
+    _, mask = anchor(own, GIVEN[:2, :, :2, :2], [0, 7], [1.0, 0.25])
+    assert torch.equal(1 - mask.mean((1, 2, 3)), torch.tensor([1, 0, 0, 0, 0, 0, 0, 0.25]))
+    latents, mask = anchor(own, GIVEN[:1, :, :2, :2], [-1 % 8], [1.0])
     assert torch.equal(latents[:7], own[:7]) and torch.equal(latents[7], GIVEN[0, :, :2, :2])
     assert mask.mean((1, 2, 3)).tolist() == [1] * 7 + [0]
 
@@ -99,7 +67,7 @@ def test_held_frames_come_out_as_given_and_the_others_move(animated, sampler: st
     model = animated if windows is None else apply_context_windows(animated, windows)
     held = [0, 9, 13]
     free = [index for index in range(FRAMES) if index not in held]
-    latents, mask = anchor(torch.zeros_like(NOISE), GIVEN, held)
+    latents, mask = anchor(torch.zeros_like(NOISE), GIVEN, held, [1.0] * 3)
     found = sample(model, latents, mask, sampler)
     assert relative_error(found[held], GIVEN) < 1e-5
     without = sample(model, torch.zeros_like(NOISE), None, sampler)
@@ -109,7 +77,7 @@ def test_held_frames_come_out_as_given_and_the_others_move(animated, sampler: st
 
 def test_the_same_as_the_hosts_inpainting_with_a_mask_of_the_picture(animated) -> None:
     """A mask [frames, 1, h, w] through the host is what a mask of pixels, [frames, H, W], would be."""
-    latents, mask = anchor(randn(FRAMES, 4, 4, 4, seed=7), GIVEN[:1], [4], strength=0.7, reach=2)
+    latents, mask = anchor(randn(FRAMES, 4, 4, 4, seed=7), GIVEN[:1], [4], [0.7], reach=2)
     pixels = mask[:, 0].repeat_interleave(8, 1).repeat_interleave(8, 2)
     for denoise in (1.0, 0.6):
         expected = sample(animated, latents, pixels, denoise=denoise)
@@ -119,7 +87,7 @@ def test_the_same_as_the_hosts_inpainting_with_a_mask_of_the_picture(animated) -
 def test_strength_and_reach_hold_in_proportion(animated) -> None:
     distances = []
     for strength in (0.0, 0.5, 1.0):
-        latents, mask = anchor(torch.zeros_like(NOISE), GIVEN[:1], [0], strength, reach=3)
+        latents, mask = anchor(torch.zeros_like(NOISE), GIVEN[:1], [0], [strength], reach=3)
         found = sample(animated, latents, mask)
         distances.append((found[:4] - GIVEN[0]).abs().mean((1, 2, 3)))
     assert all((distances[i] > distances[i + 1] - 1e-6).all() for i in range(2))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffdirector.motion.scribbles import CANNY, DRAWING, LINES, METHODS, scribbles
+from diffdirector.motion.scribbles import CANNY, DRAWING, LINES, METHODS, SOBEL, scribbles
 
 SIDE = 64
 
@@ -18,7 +18,7 @@ def square(dark: float = 0.0, light: float = 1.0) -> Tensor:
     return picture
 
 
-@pytest.mark.parametrize("method", [LINES, CANNY])
+@pytest.mark.parametrize("method", [LINES, CANNY, SOBEL])
 def test_lines_are_where_the_square_ends_and_nowhere_else(method: str) -> None:
     found = scribbles(square(), method, 0.15)[0]
     assert found.shape == (SIDE, SIDE, 3) and torch.equal(found[..., 0], found[..., 2])
@@ -27,7 +27,7 @@ def test_lines_are_where_the_square_ends_and_nowhere_else(method: str) -> None:
         assert flat.max() == 0
 
 
-@pytest.mark.parametrize("method", [LINES, CANNY])
+@pytest.mark.parametrize("method", [LINES, CANNY, SOBEL])
 def test_the_threshold_is_the_contrast_of_a_line(method: str) -> None:
     faint = square(0.4, 0.6)
     assert scribbles(faint, method, 0.05).max() > 0.2
@@ -49,3 +49,25 @@ def test_a_drawing_is_light_on_black_whatever_it_was() -> None:
 def test_any_size_of_nothing_is_black(method: str, shape: tuple[int, ...]) -> None:
     found = scribbles(torch.full(shape, 0.5), method, 0.15)
     assert found.shape == (*shape[:3], 3) and found.abs().max() == 0
+
+
+def test_lines_are_made_thicker_thinner_inverted_and_stretched() -> None:
+    line = torch.zeros(1, SIDE, SIDE, 3)
+    line[:, 30:33] = 0.5
+
+    def rows(**settings) -> list[int]:
+        found = scribbles(line, DRAWING, 0.0, **settings)[0, :, 32, 0]
+        return found.nonzero().flatten().tolist()
+
+    assert rows() == [30, 31, 32] and rows(thickness=2) == list(range(28, 35)) and rows(thickness=-1) == [31]
+    assert rows(thickness=-2) == []
+    assert rows(invert=True) == [*range(30), *range(33, SIDE)]
+    assert rows(invert=True, thickness=1) == [*range(31), *range(32, SIDE)]
+    faint = square(0.4, 0.6)
+    assert scribbles(faint, SOBEL, 0.05).max() < 0.3
+    assert scribbles(faint, SOBEL, 0.05, normalize=True).max() == 1
+
+
+def test_sobel_is_as_light_as_an_edge_is_sharp() -> None:
+    by_step = [float(scribbles(square(0.5 - step / 2, 0.5 + step / 2), SOBEL, 0.05).max()) for step in (0.25, 0.5, 1.0)]
+    assert by_step == pytest.approx([0.25, 0.5, 1.0], abs=0.05)

@@ -8,9 +8,11 @@ from typing import Any
 
 import comfy.context_windows
 import comfy.sd
+import numpy as np
 import pytest
 import torch
 from comfy.model_management import load_models_gpu
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -38,7 +40,8 @@ def encoded(control: SparseControl, conditions: Tensor, shown: list[int], contex
     """Skips and the middle at timestep 500, of shown [clips * frames]."""
     load_models_gpu([control.patcher])
     times = torch.full((len(shown),), 500.0)
-    found = control.patcher.model.encode(conditions, shown, times, context, frames, host_kernel(), 1.0)
+    strengths = torch.ones(len(conditions))
+    found = control.patcher.model.encode(conditions, strengths, shown, times, context, frames, host_kernel(), 1.0)
     return [*found["output"], *found["middle"]]
 
 
@@ -54,7 +57,8 @@ def test_the_encoder_agrees_with_diffusers(kind: SparseKind, channels: tuple[int
     scale = 8 if kind is SparseKind.SCRIBBLE else 1
     conditions = randn(3, kind.channels, side * scale, side * scale)
     conditions[:2, -1], conditions[2] = 1, 0
-    context = randn(clips * frames, 77, 768, seed=1)
+    context = randn(clips, 77, 768, seed=1).repeat_interleave(frames, 0)
+    context[-1] += 1  # a prompt that travels
     found = encoded(sparse_ctrl_from_state(state, "s"), conditions, shown * clips, context, frames)
 
     video = conditions[shown].expand(clips, -1, -1, -1, -1).transpose(1, 2)
@@ -160,6 +164,52 @@ def test_each_window_sees_the_conditions_of_its_frames(animated, controls, vae, 
     assert relative_error(sample(apply_context_windows(animated, windows), NOISE), expected) > 1e-3
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_window_without_conditions_sees_the_nearest_where_asked(animated, controls, vae, kind: SparseKind) -> None:
+    """At its edge; windows that have their own see no others."""
+    windows, places = Windows(4, 1), [2, 6]
+
+    def seen(frames: list[int]) -> dict[str, Any]:
+        given = [(frames.index(place), picture) for picture, place in enumerate(places) if place in frames]
+        if not given:
+            given = [(0, 1)] if frames[0] > 6 else [(3, 0)]
+        text, chosen = " ".join(str(place) for place, _ in given), pictures(2)[[picture for _, picture in given]]
+        return controlled(controls[kind].conditioned(chosen, text, vae=vae))
+
+    assert any(not set(places) & set(window) for window in plan(windows, FRAMES).windows)
+    control = controls[kind].conditioned(pictures(2), "2 6", vae=vae, nearest=True)
+    found = through(control, apply_context_windows(animated, windows))
+    assert relative_error(found, by_hand(animated, windows, conds=seen)) < 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_picture_has_its_strength(animated, controls, vae, kind: SparseKind) -> None:
+    """0 as if it were not given; between, for rgb, whose stem is linear, as the picture's latent and its mask times that."""
+
+    def sampled(text: str, count: int = 2) -> Tensor:
+        return through(controls[kind].conditioned(pictures(2)[:count], text, vae=vae), animated)
+
+    whole, alone = sampled("0, -1"), sampled("0", 1)
+    assert torch.equal(sampled("0 = 1, -1"), whole) and torch.equal(sampled("0, -1 = 0"), alone)
+    assert torch.equal(sampled("0-1 = 0"), sample(animated, NOISE))
+    half = sampled("0, -1 = 0.5")
+    assert min(relative_error(half, whole), relative_error(half, alone)) > 1e-4
+    if kind is SparseKind.SCRIBBLE:
+        return
+    state, context = sparse_state(kind), randn(6, 77, 768, seed=1)
+    conditions = randn(3, kind.channels, 8, 8)
+    conditions[:2, -1], conditions[2] = 1, 0
+    control = sparse_ctrl_from_state(state, "s")
+    load_models_gpu([control.patcher])
+    found = control.patcher.model.encode(
+        conditions, torch.tensor([0.25, 1.0, 0.0]), [0, -1, 1, -1, -1, 0], torch.full((6,), 500.0), context, 6, host_kernel(), 1.0
+    )  # fmt: skip
+    scaled = conditions * torch.tensor([0.25, 1.0, 0.0]).view(-1, 1, 1, 1)
+    expected = encoded(control, scaled, [0, -1, 1, -1, -1, 0], context, 6)
+    for part, same in zip((*found["output"], *found["middle"]), expected, strict=True):
+        assert relative_error(part, same) < 1e-5
+
+
 def test_the_hosts_own_context_windows_are_known_too(animated, controls) -> None:
     """In one step the last frame's condition moves the frames of the one window that has it, and no others."""
     stock, handler = animated.clone(), comfy.context_windows.IndexListContextHandler
@@ -201,13 +251,22 @@ def test_the_range_of_steps_is_obeyed(animated, controls, start: float, end: flo
     assert torch.equal(through(control, animated), sample(animated, NOISE)) is not works
 
 
-def test_pictures_of_any_size_are_fitted_and_the_last_of_a_clip_is_found(animated, controls, vae) -> None:
-    """At twice the size, cut at the sides: the same as what is left of it."""
-    wide = torch.nn.functional.pad(pictures(1).repeat_interleave(2, 2).repeat_interleave(2, 3), (6, 6), value=0.5)
+def test_pictures_of_any_size_are_cut_at_the_centre_and_scaled_as_by_pil(animated, controls, vae) -> None:
+    wide = torch.nn.functional.pad(pictures(1, 5 * SIDE // 2), (13, 14), value=0.5)
+    side = 5 * SIDE // 2
+    planes = [
+        Image.fromarray(plane.numpy()).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+        for plane in wide[0, :, :, 13 : 13 + side]
+    ]
+    small = torch.stack([torch.from_numpy(np.array(plane)) for plane in planes])[None]
     for kind in KINDS:
         found = through(controls[kind].conditioned(wide, "100%", vae=vae), animated)
-        expected = through(controls[kind].conditioned(pictures(1), "-1", vae=vae), animated)
+        expected = through(controls[kind].conditioned(small, "-1", vae=vae), animated)
         assert relative_error(found, expected) < 1e-5
+
+
+def test_of_a_clip_as_long_the_frames_at_the_indices_are_taken(animated, controls, vae) -> None:
+    for kind in KINDS:
         clip = pictures(FRAMES)
         whole = through(controls[kind].conditioned(clip, "3", vae=vae), animated)
         assert relative_error(whole, through(controls[kind].conditioned(clip[3:4], "3", vae=vae), animated)) < 1e-5
@@ -217,9 +276,9 @@ def test_what_does_not_fit_is_said_before_anything_is_sampled(animated, controls
     rgb, scribble = controls[SparseKind.RGB], controls[SparseKind.SCRIBBLE]
     with pytest.raises(ValueError, match=r"vae: RGB is conditioned on pictures.*found no VAE"):
         rgb.conditioned(pictures(1), "0")
-    with pytest.raises(ValueError, match="found 'first'"):
-        rgb.conditioned(pictures(1), "first", vae=vae)
-    with pytest.raises(ValueError, match=r"14 frames.*found 14"):
+    with pytest.raises(ValueError, match="found 'frist'"):
+        rgb.conditioned(pictures(1), "frist", vae=vae)
+    with pytest.raises(ValueError, match=r"0 to 13, or -1 for the last.*found 14"):
         through(scribble.conditioned(pictures(1), "14"), animated)
     with pytest.raises(ValueError, match="expected 2, one for each"):
         through(scribble.conditioned(pictures(3), "0 1"), animated)
