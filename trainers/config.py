@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 SCHEDULES = ("constant", "cosine")
+SPARSE_KINDS = ("rgb", "scribble")
 
 Config = TypeVar("Config", bound="TrainConfig")
 
@@ -119,6 +120,29 @@ class MotionDirectorConfig(TrainConfig):
         _check(0 <= self.spatial_probability <= 1, "spatial_probability", "from 0 to 1", self.spatial_probability)
         _check(self.debias >= 0, "debias", "0 or more", self.debias)
         _check(self.spatial_learning_rate > 0, "spatial_learning_rate", "more than 0", self.spatial_learning_rate)
+
+
+@dataclass(frozen=True)
+class SparseCtrlConfig(TrainConfig):
+    """SparseCtrl (arXiv:2311.16933).
+
+    kind: what is shown, "rgb" pictures or a "scribble" of them. In ends of all clips the first, the last or both frames are
+    shown, in the others 1 to shown of any. trainable: the weights to train are those whose name in the file contains one of
+    these; "" is in all of them. max_frames: length of the positional encoding.
+    """
+
+    kind: str = "rgb"
+    trainable: tuple[str, ...] = ("",)
+    ends: float = 0.5
+    shown: int = 4
+    max_frames: int = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self.kind in SPARSE_KINDS, "kind", " or ".join(map(repr, SPARSE_KINDS)), self.kind)
+        _check(0 <= self.ends <= 1, "ends", "from 0 to 1", self.ends)
+        _check(self.shown >= 1, "shown", "at least 1", self.shown)
+        _check(bool(self.trainable), "trainable", "at least one part of a weight's name", self.trainable)
 
 
 def make_config(kind: type[Config], settings: Mapping[str, Any]) -> Config:

@@ -54,15 +54,15 @@ class Denoiser:
             noise += self.config.noise_offset * torch.randn(len(x), 1, x.shape[2], 1, 1, generator=generator)
         return Noised(x, noise, (u * len(self.alpha_bars)).long())
 
-    def predict(self, noised: Noised, context: Tensor) -> Prediction:
-        """context: text, [n, tokens, dim]."""
+    def predict(self, noised: Noised, context: Tensor, control: dict[str, list[Tensor]] | None = None) -> Prediction:
+        """context: text, [n, tokens, dim]. control: what a ControlNet adds to the UNet."""
         x, noise, t, device = noised.x, noised.noise, noised.t, self.model.load_device
         alpha_bar = self.alpha_bars[t]
         noisy = objectives.add_noise(x, noise, alpha_bar)
         weight = objectives.min_snr_weight(alpha_bar, self.config.min_snr_gamma, self.v_prediction)
         weight *= objectives.truncated_snr_weight(alpha_bar, self.config.truncated_snr_cap, self.v_prediction)
         return Prediction(
-            host.predict(self.model, noisy.to(device), t.float().to(device), context.to(device)),
+            host.predict(self.model, noisy.to(device), t.float().to(device), context.to(device), control),
             objectives.target(x, noise, alpha_bar, self.v_prediction).to(device),
             weight.to(device),
         )

@@ -104,9 +104,10 @@ def is_v_prediction(model: ModelPatcher) -> bool:
     return isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.V_PREDICTION)
 
 
-def load(model: ModelPatcher) -> None:
-    """Have the host make room for model and what is attached to it, wholly: half-loaded weights are cast without gradients."""
-    comfy.model_management.load_models_gpu([model, *model.get_nested_additional_models()], force_full_load=True)
+def load(*models: ModelPatcher) -> None:
+    """Have the host make room for models and what is attached to them, wholly: half-loaded weights are cast without gradients."""
+    wanted = [patcher for model in models for patcher in (model, *model.get_nested_additional_models())]
+    comfy.model_management.load_models_gpu(wanted, force_full_load=True)
 
 
 def unload(*models: ModelPatcher) -> None:
@@ -168,9 +169,11 @@ def precision(model: ModelPatcher, chosen: str) -> str:
     return "bfloat16" if comfy.model_management.should_use_bf16(model.load_device) else "float32"
 
 
-def predict(model: ModelPatcher, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+def predict(
+    model: ModelPatcher, x: Tensor, timesteps: Tensor, context: Tensor, control: dict[str, list[Tensor]] | None = None
+) -> Tensor:
     """The UNet's prediction for clips x [clips, frames, c, h, w] at timesteps [clips] under context [clips, tokens, dim],
-    as encoder(...).text gives it."""
+    as encoder(...).text gives it. control: what a ControlNet adds, used up."""
     clips, frames = x.shape[:2]
     conditions = {}
     if is_sdxl(model):
@@ -186,6 +189,7 @@ def predict(model: ModelPatcher, x: Tensor, timesteps: Tensor, context: Tensor) 
         x.flatten(0, 1).to(dtype),
         timesteps.repeat_interleave(frames),
         context=context.repeat_interleave(frames, dim=0).to(dtype),
+        control=control,
         transformer_options=options,
         **{name: value.to(dtype) for name, value in conditions.items()},
     )

@@ -1,0 +1,184 @@
+"""The SparseCtrl trainer on a small real UNet: it starts from nothing said, learns, resumes bit for bit, and its files are SparseCtrls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diffdirector.motion.module import host_kernel, motion_model_from_state
+from diffdirector.motion.scribbles import LINES, scribbles
+from diffdirector.motion.sparse_formats import SparseKind
+from diffdirector.motion.sparsectrl import load_sparse_ctrl
+from diffdirector.tests.host.checkpoints import tiny_motion_config
+from diffdirector.tests.host.evaluate import randn, relative_error
+from diffdirector.tests.host.sparse import in_original_naming, sparse_state
+from diffdirector.tests.host.weights import TINY, load_unet, motion_state, unet_config, unet_state
+from diffdirector.trainers import host
+from diffdirector.trainers.checkpoint import load_state
+from diffdirector.trainers.config import ConfigError, SparseCtrlConfig
+from diffdirector.trainers.dataset import Encoder, LatentClips
+from diffdirector.trainers.loop import step_generator
+from diffdirector.trainers.sparse_ctrl import (
+    SparseCtrlTraining,
+    new_sparse_ctrl_state,
+    shown_frames,
+    train_sparse_ctrl,
+    with_scribbles,
+)
+
+FRAMES = 4
+KINDS = [kind.name.lower() for kind in SparseKind]
+
+
+def small_model() -> Any:
+    return load_unet(unet_state(unet_config("sd15", **TINY)))
+
+
+def motion() -> Any:
+    return motion_model_from_state(motion_state(tiny_motion_config()), "tiny v2")
+
+
+def clips(count: int = 4) -> LatentClips:
+    """Latents with scribbles after them."""
+    return LatentClips(
+        randn(count, FRAMES, 4 + 64, 8, 8, seed=5), randn(2, 8, 768, seed=6), torch.zeros(count, dtype=torch.long)
+    )
+
+
+def config(**changes: Any) -> SparseCtrlConfig:
+    return SparseCtrlConfig(
+        **({"name": "s", "steps": 12, "batch_size": 2, "learning_rate": 1e-3, "save_every": 5} | changes)
+    )
+
+
+def loss_of(training: SparseCtrlTraining, seed: int = 9) -> float:
+    with torch.no_grad():
+        return sum(float(loss) for _, loss in training.losses(step_generator(seed, 0)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_starts_as_if_nothing_were_shown_and_learns(kind: str, tmp_path: Path) -> None:
+    with host.training():
+        training = SparseCtrlTraining(small_model(), motion(), clips(), config(kind=kind))
+        generator = step_generator(9, 0)
+        x, text = clips().sample(generator, 2, 0.1)
+        for _ in range(2):
+            shown_frames(FRAMES, training.config, generator)
+        with torch.no_grad():
+            plain = float(training.denoiser.loss(x[:, :, :4], text, generator))
+        before = loss_of(training)
+        assert abs(before / plain - 1) < 1e-6
+        training.run(tmp_path, True, lambda report: None)
+        assert loss_of(training) < 0.95 * before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_file_is_the_trained_sparsectrl(kind: str, tmp_path: Path) -> None:
+    """Under the names that the original's files have, and it says in this pack what it said in training."""
+    path = train_sparse_ctrl(small_model(), motion(), clips(), config(kind=kind, steps=3), tmp_path)
+    names = in_original_naming(sparse_state(SparseKind[kind.upper()]))
+    assert {key: tuple(value.shape) for key, value in load_file(path).items()} == {key: tuple(value.shape) for key, value in names.items()}  # fmt: skip
+    loaded = load_sparse_ctrl(str(path))
+    with host.training():
+        training = SparseCtrlTraining(small_model(), motion(), clips(), config(kind=kind, steps=3))
+        training.run(tmp_path, True, lambda report: None)  # it is at its end already
+    conditions = randn(3, loaded.config.kind.channels, *([64, 64] if kind == "scribble" else [8, 8]))
+
+    def said(encoder: Any) -> Tensor:
+        text, times = randn(FRAMES, 8, 768, seed=3), torch.full((FRAMES,), 400.0)
+        return encoder.encode(conditions, torch.ones(3), [0, -1, -1, 1], times, text, FRAMES, host_kernel(), 1.0)[
+            "middle"
+        ][0]
+
+    with torch.no_grad():
+        expected = said(training.encoder)
+        assert expected.abs().max() > 0
+        assert relative_error(said(loaded.patcher.model), expected) < 2e-3  # the file is in half precision
+
+
+def test_interrupted_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    class Cancel(Exception):
+        pass
+
+    def cancel(report: Any) -> None:
+        if report.step == 4:
+            raise Cancel
+
+    settings = config(steps=7, ema_decay=0.9)
+    whole = load_file(train_sparse_ctrl(small_model(), motion(), clips(), settings, tmp_path / "whole"))
+    with pytest.raises(Cancel):
+        train_sparse_ctrl(small_model(), motion(), clips(), settings, tmp_path / "parts", on_step=cancel)
+    assert load_state(tmp_path / "parts" / "s.training")["step"] == 4
+    resumed = load_file(train_sparse_ctrl(small_model(), motion(), clips(), settings, tmp_path / "parts"))
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+
+
+def test_one_kind_starts_from_the_other(tmp_path: Path) -> None:
+    rgb = load_sparse_ctrl(str(train_sparse_ctrl(small_model(), motion(), clips(), config(steps=3), tmp_path)))
+    with host.training():
+        other = SparseCtrlTraining(small_model(), motion(), clips(), config(kind="scribble"), rgb).encoder.state_dict()
+        fresh = SparseCtrlTraining(small_model(), motion(), clips(), config(kind="scribble")).encoder.state_dict()
+    known = rgb.patcher.model.state_dict()
+    stem = train_sparse_ctrl(
+        small_model(), motion(), clips(), config(name="t", kind="scribble", steps=2, trainable=("cond_embedding",)), tmp_path, start_from=rgb
+    )  # fmt: skip
+    before, after = load_file(tmp_path / "s.safetensors"), load_file(stem)
+    changed = {key for key, value in after.items() if key not in before or not torch.equal(value, before[key])}
+    assert changed == {key for key in after if "cond_embedding" in key}
+    for key, value in other.items():
+        assert torch.equal(value, fresh[key] if key.startswith("input_hint_block.") else known[key].float()), key
+
+
+def test_a_unet_without_a_middle_gets_one_that_says_nothing_yet() -> None:
+    model = load_unet(unet_state(unet_config("sd15", **TINY | {"transformer_depth_middle": -2})))
+    state = new_sparse_ctrl_state(model, SparseKind.RGB, 16, step_generator(0, 0))
+    assert "mid_block.resnets.0.conv1.weight" in state and "mid_block.resnets.1.conv1.weight" not in state
+    with host.training():
+        training = SparseCtrlTraining(model, motion(), clips(), config())
+        assert training.control.config.middle_depth == -1
+        assert loss_of(training) > 0
+
+
+def test_shown_frames() -> None:
+    """Ends in the share that is asked for; others everywhere, one to so many, none of them twice."""
+    drawn = [shown_frames(8, config(ends=0.5, shown=3), step_generator(0, number)) for number in range(600)]
+    assert all(len(set(places)) == len(places) and set(places) <= set(range(8)) for places in drawn)
+    ends = sum(places in ([0], [7], [0, 7]) for places in drawn) / len(drawn)
+    assert 0.45 < ends < 0.65  # a few of the others are ends too
+    assert {len(places) for places in drawn} == {1, 2, 3} and {place for places in drawn for place in places} == set(
+        range(8)
+    )
+    assert all(
+        places in ([0], [7], [0, 7])
+        for places in (shown_frames(8, config(ends=1.0), step_generator(1, n)) for n in range(30))
+    )
+
+
+def test_scribbles_go_with_their_latents() -> None:
+    pixels = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    plain = Encoder(lambda frames: frames[:, :1, ::8, ::8].expand(-1, 4, -1, -1), lambda text: torch.zeros(1), "k", "t")
+    encoder = with_scribbles(plain, LINES, 0.1)
+    latents = encoder.latents(pixels)
+    assert latents.shape == (2, 68, 2, 2) and torch.equal(latents[:, :4], plain.latents(pixels))
+    expected = scribbles(pixels.movedim(1, -1), LINES, 0.1)[..., 0]
+    assert torch.equal(torch.nn.functional.pixel_shuffle(latents[:, 4:], 8)[:, 0], expected)
+    assert len({encoder.key, plain.key, with_scribbles(plain, LINES, 0.2).key}) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "depth"}, "kind: expected 'rgb' or 'scribble', found 'depth'"),
+        ({"ends": 1.5}, "ends: expected from 0 to 1"),
+        ({"shown": 0}, "shown: expected at least 1"),
+        ({"trainable": ()}, "trainable: expected at least one"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(**changes)

@@ -1,0 +1,228 @@
+"""Recipe: train a SparseCtrl (arXiv:2311.16933): an encoder that sees a few frames of a clip and tells the frozen model of them.
+
+The paper gives no distribution of the frames that are shown, and no code was published; here it is SparseCtrlConfig's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import comfy.utils
+import torch
+import torch.nn.functional as F
+from comfy.model_patcher import ModelPatcher
+from torch import Generator, Tensor
+
+from ..lora.version import VERSION
+from ..motion.formats import MotionConfig, SiteConfig, Version
+from ..motion.module import MotionModelHandle, host_kernel
+from ..motion.scribbles import scribbles
+from ..motion.sparse_formats import SparseKind, host_key
+from ..motion.sparsectrl import PIXELS, SparseControl, sparse_ctrl_from_state
+from ..motion.splice import apply_motion_model, unet_shape
+from . import host
+from .checkpoint import check_writable, save_tensors
+from .config import SparseCtrlConfig
+from .dataset import Encoder, LatentClips
+from .denoiser import Denoiser
+from .loop import StepReport, Trainer, described, step_generator
+from .motion_module import new_motion_state
+
+STEM = "controlnet_cond_embedding"
+STEM_CHANNELS = (16, 32, 96, 256)  # of the scribbles' stem, as ControlNet (arXiv:2302.05543) has it
+
+
+def train_sparse_ctrl(
+    model: ModelPatcher,
+    motion: MotionModelHandle,
+    clips: LatentClips,
+    config: SparseCtrlConfig,
+    folder: Path,
+    *,
+    start_from: SparseControl | None = None,
+    resume: bool = True,
+    on_step: Callable[[StepReport], None] = lambda report: None,
+) -> Path:
+    """Train on clips under model (SD1.5) with motion, both frozen, and return the SparseCtrl's file, folder/<name>.safetensors.
+
+    clips: of an encoder made with_scribbles() where config.kind is "scribble". start_from: the SparseCtrl to fine-tune; one
+    of the other kind gives all but the stem. Without one the UNet's encoder is copied. on_step as for train_motion_module.
+    """
+    check_writable(folder)
+    with host.training():
+        training = SparseCtrlTraining(model, motion, clips, config, start_from)
+        try:
+            return training.run(folder, resume, on_step)
+        finally:
+            host.unload(training.model, training.control.patcher)
+
+
+class SparseCtrlTraining:
+    """The pieces of one run; make and use it inside host.training()."""
+
+    def __init__(
+        self,
+        model: ModelPatcher,
+        motion: MotionModelHandle,
+        clips: LatentClips,
+        config: SparseCtrlConfig,
+        start_from: SparseControl | None = None,
+    ) -> None:
+        base = host.trainable_copy(model)
+        self.kind = SparseKind[config.kind.upper()]
+        state = new_sparse_ctrl_state(base, self.kind, config.max_frames, step_generator(config.seed, -1))
+        self.control = sparse_ctrl_from_state(state, config.name, dtype=torch.float32)
+        layers = [layers for _, layers in self.control.config.levels]
+        self.names = {host_key(key, layers): key for key in state}
+        self.encoder: Any = self.control.patcher.model
+        if start_from is not None:
+            known = start_from.patcher.model.state_dict()
+            other_stem = start_from.config.kind is not self.kind
+            kept = {
+                key: value for key, value in known.items() if not (other_stem and key.startswith("input_hint_block."))
+            }
+            self.encoder.load_state_dict(kept, strict=not other_stem)
+        self.config = replace(config, precision=host.precision(base, config.precision))
+        self.about = {"base": host.name_of(model), "motion": motion.name, "dataset": clips.digest}
+        self.clips = clips
+        self.model = apply_motion_model(base, motion)
+        host.load(self.model, self.control.patcher)
+        for layers in (self.encoder, self.model.model.diffusion_model):
+            layers.to(memory_format=torch.channels_last)  # a third less time for their convolutions
+        self.parameters = {
+            name: parameter.requires_grad_()
+            for name, parameter in self.encoder.named_parameters()
+            if any(part in self.names[name] for part in config.trainable)
+        }
+        self.denoiser = Denoiser(self.model, config)
+
+    def run(self, folder: Path, resume: bool, on_step: Callable[[StepReport], None]) -> Path:
+        path = folder / f"{self.config.name}.safetensors"
+        trainer = Trainer(
+            self.parameters, self.losses, self.config, folder / f"{self.config.name}.training", resume,
+            about=self.about,
+        )  # fmt: skip
+        trainer.run(on_step, lambda trainer: self.save(path, trainer))
+        return path
+
+    def save(self, path: Path, trainer: Trainer) -> None:
+        """In the original's layout, half precision."""
+        state = self.encoder.state_dict() | trainer.weights()
+        halved = {self.names[key]: value if key.endswith(".pe") else value.half() for key, value in state.items()}
+        save_tensors(
+            path,
+            halved,
+            described(self.config)
+            | self.about
+            | {
+                "model_type": f"sparsectrl_{self.config.kind}",
+                "trained_steps": str(trainer.step),
+                "diffdirector": VERSION,
+            },
+        )
+
+    def losses(self, generator: Generator) -> Iterator[tuple[str, Tensor]]:
+        """The denoising loss of one random batch of clips, some of whose frames are shown."""
+        x, text = self.clips.sample(generator, self.config.batch_size, self.config.caption_dropout)
+        clips, frames = x.shape[:2]
+        shown = [shown_frames(frames, self.config, generator) for _ in range(clips)]
+        noised = self.denoiser.draw(x[:, :, :4], generator)
+        device = self.model.load_device
+        pictures = torch.cat([self._conditions(x[clip, places]) for clip, places in enumerate(shown)])
+        seen = F.pad(pictures, (0, 0, 0, 0, 0, 1), value=1.0)
+        seen = torch.cat([seen, torch.zeros_like(seen[:1])]).to(device)
+        numbers = iter(range(len(pictures)))
+        order = {(clip, place): next(numbers) for clip, places in enumerate(shown) for place in places}
+        control = self.encoder.encode(
+            seen,
+            torch.ones(len(seen), device=device),
+            [order.get((clip, frame), -1) for clip in range(clips) for frame in range(frames)],
+            noised.t.float().to(device).repeat_interleave(frames),
+            text.to(device).repeat_interleave(frames, dim=0),
+            frames,
+            host_kernel(),
+            1.0,
+        )
+        yield "loss", self.denoiser.predict(noised, text, control).loss()
+
+    def _conditions(self, frames: Tensor) -> Tensor:
+        """What the stem sees of frames of the dataset [n, c, h, w], without the mask."""
+        if self.kind is SparseKind.RGB:
+            return frames[:, :4]
+        return F.pixel_shuffle(frames[:, 4:], PIXELS).expand(-1, 3, -1, -1)
+
+
+def shown_frames(frames: int, config: SparseCtrlConfig, generator: Generator) -> list[int]:
+    """Which of a clip's frames are shown: in config.ends of all clips the first, the last or both, else 1 to config.shown of any."""
+    if torch.rand((), generator=generator) < config.ends:
+        return [[0], [frames - 1], [0, frames - 1]][int(torch.randint(3, (), generator=generator))]
+    count = int(torch.randint(1, min(config.shown, frames) + 1, (), generator=generator))
+    return torch.randperm(frames, generator=generator)[:count].tolist()
+
+
+def with_scribbles(encoder: Encoder, method: str, threshold: float) -> Encoder:
+    """encoder whose latents have each frame's scribble after them, its pixels as further channels."""
+
+    def latents(pixels: Tensor) -> Tensor:
+        lines = scribbles(pixels.movedim(1, -1), method, threshold)[..., :1].movedim(-1, 1)
+        return torch.cat([encoder.latents(pixels), F.pixel_unshuffle(lines, PIXELS)], dim=1)
+
+    return replace(encoder, latents=latents, key=f"{encoder.key}-{method}-{threshold:g}")
+
+
+def new_sparse_ctrl_state(
+    model: ModelPatcher, kind: SparseKind, max_frames: int, generator: Generator
+) -> dict[str, Tensor]:
+    """An untrained SparseCtrl in the original's naming: the encoder of model's UNet, motion modules of one attention each,
+    and zeros wherever it speaks to the UNet. Where the UNet has no middle it gets one of a single layer."""
+    unet: Any = model.model.diffusion_model
+    names, weights = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config), unet.state_dict()
+    state = {
+        key: weights[name].detach().float().clone()
+        for key, name in names.items()
+        if key.startswith(("conv_in.", "time_embedding.", "down_blocks.", "mid_block.")) and name in weights
+    }
+    places = {site: width for site, (_, width) in unet_shape(unet).blocks().items() if site.startswith("down_blocks.")}
+    sites = {site: SiteConfig(width, width, 4 * width, depth=1, attentions=1) for site, width in places.items()}
+    state |= new_motion_state(MotionConfig(Version.V3, sites, max_frames), generator)
+    widths = [block[0].out_channels for block in unet.input_blocks]
+    if unet.middle_block is None:
+        state |= _new_layer(
+            "mid_block.resnets.0", widths[-1], state["time_embedding.linear_2.weight"].shape[0], generator
+        )
+    for place, width in [*enumerate(widths), (None, widths[-1])]:
+        root = "controlnet_mid_block" if place is None else f"controlnet_down_blocks.{place}"
+        state |= {f"{root}.weight": torch.zeros(width, width, 1, 1), f"{root}.bias": torch.zeros(width)}
+    if kind is SparseKind.RGB:
+        return state | _convolution(STEM, kind.channels, widths[0], None)
+    state |= _convolution(f"{STEM}.conv_in", kind.channels, STEM_CHANNELS[0], generator)
+    for number, (narrow, wide) in enumerate(zip(STEM_CHANNELS[:-1], STEM_CHANNELS[1:], strict=True)):
+        state |= _convolution(f"{STEM}.blocks.{2 * number}", narrow, narrow, generator)
+        state |= _convolution(f"{STEM}.blocks.{2 * number + 1}", narrow, wide, generator)
+    return state | _convolution(f"{STEM}.conv_out", STEM_CHANNELS[-1], widths[0], None)
+
+
+def _new_layer(name: str, width: int, emb: int, generator: Generator) -> dict[str, Tensor]:
+    """A residual layer that gives on what it gets."""
+    projection = torch.empty(width, emb).uniform_(-(emb**-0.5), emb**-0.5, generator=generator)
+    state = {f"{name}.time_emb_proj.weight": projection, f"{name}.time_emb_proj.bias": torch.zeros(width)}
+    for norm in ("norm1", "norm2"):
+        state |= {f"{name}.{norm}.weight": torch.ones(width), f"{name}.{norm}.bias": torch.zeros(width)}
+    return (
+        state
+        | _convolution(f"{name}.conv1", width, width, generator)
+        | _convolution(f"{name}.conv2", width, width, None)
+    )
+
+
+def _convolution(name: str, narrow: int, wide: int, generator: Generator | None) -> dict[str, Tensor]:
+    """As PyTorch begins with; zeros without a generator."""
+    weight = torch.zeros(wide, narrow, 3, 3)
+    if generator is not None:
+        bound = math.sqrt(1 / (9 * narrow))
+        weight.uniform_(-bound, bound, generator=generator)
+    return {f"{name}.weight": weight, f"{name}.bias": torch.zeros(wide)}
