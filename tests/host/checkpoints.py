@@ -56,7 +56,7 @@ def checkpoint_state() -> dict[str, Tensor]:
     parts = {
         "model.diffusion_model.": unet_state(unet_config("sd15", **TINY), seed=0),
         "cond_stage_model.transformer.": _clip_l(seed=2),
-        "first_stage_model.": _taesd(seed=3),
+        "first_stage_model.": taesd_state(seed=3),
     }
     return {prefix + key: value.half().contiguous() for prefix, part in parts.items() for key, value in part.items()}
 
@@ -72,7 +72,7 @@ def _clip_l(seed: int) -> dict[str, Tensor]:
     return seeded({key: tuple(value.shape) for key, value in model.state_dict().items()}, seed)
 
 
-def _taesd(seed: int) -> dict[str, Tensor]:
+def taesd_state(seed: int) -> dict[str, Tensor]:
     import comfy.taesd.taesd
 
     with torch.device("meta"):
