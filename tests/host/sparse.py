@@ -29,16 +29,24 @@ def in_original_naming(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {(canonical_key(key) or key).replace("pos_embed.pe", positions): value for key, value in state.items()}
 
 
+def diffusers_sparse(
+    kind: SparseKind, state: Mapping[str, Tensor], channels: tuple[int, ...] = TINY_CHANNELS
+) -> SparseControlNetModel:
+    """diffusers' SparseControlNetModel, as published, over the same tensors as state, in its naming."""
+    model = _skeleton(kind, channels)
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
 def sparse_oracle(
     kind: SparseKind, state: Mapping[str, Tensor], channels: tuple[int, ...] = TINY_CHANNELS
 ) -> SparseControlNetModel:
-    """Over the same tensors as state, in diffusers' naming."""
-    model = _skeleton(kind, channels)
-    model.load_state_dict(state, assign=True)
+    """The same with the original's norms."""
+    model = diffusers_sparse(kind, state, channels)
     for module in list(model.modules()):
         if isinstance(module, AnimateDiffTransformer3D):
             module.norm = PerFrame(module.norm)
-    return model.eval()
+    return model
 
 
 def _skeleton(kind: SparseKind, channels: tuple[int, ...]) -> SparseControlNetModel:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import comfy.sd
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
 
 from diffdirector.motion.context import apply_context_windows
@@ -27,8 +26,8 @@ from diffdirector.motion.splice import apply_motion_model
 from diffdirector.motion.windows import Windows, plan
 from diffdirector.tests.host.checkpoints import taesd_state, tiny_motion_config
 from diffdirector.tests.host.evaluate import randn, relative_error
-from diffdirector.tests.host.oracle import oracle_unet
-from diffdirector.tests.host.sparse import SD15_CHANNELS, TINY_CHANNELS, sparse_oracle, sparse_state
+from diffdirector.tests.host.oracle import diffusers_unet, oracle_unet
+from diffdirector.tests.host.sparse import SD15_CHANNELS, TINY_CHANNELS, diffusers_sparse, sparse_oracle, sparse_state
 from diffdirector.tests.host.weights import TINY, load_unet, motion_config, motion_state, unet_config, unet_state
 from diffdirector.tests.motion.test_context import NOTHING, TEXT, controlled, sample
 
@@ -73,11 +72,11 @@ class Networks:
     def control(self, kind: SparseKind) -> SparseControl:
         return sparse_ctrl_from_state(self.sparse[kind], kind.name)
 
-    def unet_oracle(self) -> nn.Module:
-        return oracle_unet(self.config, self.model.model.diffusion_model.state_dict(), self.motion)
+    def unet_oracle(self, build: Callable[..., nn.Module] = oracle_unet) -> nn.Module:
+        return build(self.config, self.model.model.diffusion_model.state_dict(), self.motion)
 
-    def sparse_oracle(self, kind: SparseKind) -> nn.Module:
-        return sparse_oracle(kind, self.sparse[kind], self.channels)
+    def sparse_oracle(self, kind: SparseKind, build: Callable[..., nn.Module] = sparse_oracle) -> nn.Module:
+        return build(kind, self.sparse[kind], self.channels)
 
 
 def added(sparse: nn.Module, x: Tensor, step: int, seen: Tensor, strength: float = 1.0) -> list[Tensor]:
@@ -160,8 +159,8 @@ def test_one_evaluation(tiny, controls, vae, kind: SparseKind) -> None:
         "a frame later": off(seen=seen.roll(1, 2)),
         "no mask": off(seen=torch.cat([conditions, 0 * mask], 1)),
         "a mask at every frame": off(seen=torch.cat([conditions, torch.ones_like(mask)], 1)),
-        "the UNet's norms as diffusers publishes them": off(unet=over_clips(tiny.unet_oracle())),
-        "SparseCtrl's norms as diffusers publishes them": off(sparse=over_clips(tiny.sparse_oracle(kind))),
+        "the UNet's norms as diffusers publishes them": off(unet=tiny.unet_oracle(diffusers_unet)),
+        "SparseCtrl's norms as diffusers publishes them": off(sparse=tiny.sparse_oracle(kind, diffusers_sparse)),
     }
     for part, name in (
         (unet, "down_blocks.1.motion_modules.0.norm.norm"),
@@ -181,13 +180,6 @@ def test_one_evaluation(tiny, controls, vae, kind: SparseKind) -> None:
 
 def halved(part: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(part[: len(part) // 2]), part[len(part) // 2 :]])
-
-
-def over_clips(network: nn.Module) -> nn.Module:
-    for module in network.modules():
-        if isinstance(module, AnimateDiffTransformer3D):
-            module.norm = module.norm.norm
-    return network
 
 
 @pytest.fixture
