@@ -5,7 +5,7 @@ SHELL = /bin/sh -e
 REUSE_MEMORY = MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000 MALLOC_TOP_PAD_=268435456
 PROVISION = host=$$($(PYTHON) tests/host/provision.py --print python); comfyui=$$($(PYTHON) tests/host/provision.py --print comfyui)
 
-.PHONY: demo demo-eval demo-models proof test test-fast test-matrix lint format bench bench-training bench-windows
+.PHONY: demo demo-eval demo-models proof test test-fast test-matrix lint format bench bench-training bench-windows bench-sparsectrl
 
 demo: ## a prompt becomes an mp4 and an animated WEBP, on the real ComfyUI: make demo PROMPT="a blue square moving left"
 	@$(PROVISION); "$$host" tests/host/as_package.py tests.host.demo "$(PROMPT)"
@@ -44,3 +44,6 @@ bench-training: ## time and memory of a training step, ours against the peers' w
 
 bench-windows: ## time and memory of long clips in context windows; writes tests/benchmarks/WINDOWS.md
 	@$(PROVISION); "$$host" tests/host/as_package.py tests.benchmarks.windows
+
+bench-sparsectrl: ## what SparseCtrl adds to an evaluation, in time and FLOPs; writes tests/benchmarks/SPARSECTRL.md
+	@$(PROVISION); "$$host" tests/host/as_package.py tests.benchmarks.sparsectrl

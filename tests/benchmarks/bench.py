@@ -83,7 +83,7 @@ def measure(device: str, sizes: list[int], rounds: int) -> str:
                 "diffusers": partial(theirs, x.unsqueeze(0).transpose(1, 2), 500, context),
                 "floor": _floor(shape, size, device, dtype),
             }
-            rows.append(_row(f"{size}x{size}", backend, *_interleaved(cases, rounds, device)))
+            rows.append(_row(f"{size}x{size}", backend, *interleaved(cases, rounds, device)))
             print(rows[-1], flush=True)
     return "\n".join(rows) + "\n"
 
@@ -150,7 +150,7 @@ def _override(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda _chosen, *args, **kwargs: function(*args, **kwargs)
 
 
-def _interleaved(cases: dict[str, Case], rounds: int, device: str) -> tuple[dict[str, list[float]], dict[str, float]]:
+def interleaved(cases: dict[str, Case], rounds: int, device: str) -> tuple[dict[str, list[float]], dict[str, float]]:
     """(seconds of every round, peak bytes above what was in use before) of each case; the first round warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     memory = dict.fromkeys(cases, 0.0)
