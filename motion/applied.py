@@ -12,13 +12,14 @@ from .attention import Kernel
 from .live_lora import loras_at_work
 from .module import MotionModel, MotionModelHandle
 from .moment import ClipFrames
+from .picture import Picture
 from .strength import ATTENTION, EFFECT, Factor, MotionStrength, check_curves, product, varying_product
 from .topology import Block
 
 
 @dataclass(frozen=True)
 class AppliedMotion:
-    """sites: UNet block -> name of the motion module that follows it. stretch_to: see PositionalEncoding."""
+    """sites: UNet block -> name of the motion module that follows it. stretch_to: see PositionalEncoding. picture: what a PIA animates."""
 
     handle: MotionModelHandle
     sites: dict[Block, str]
@@ -28,6 +29,7 @@ class AppliedMotion:
     group_norm: str
     stretch_to: int
     strengths: tuple[MotionStrength, ...] = ()
+    picture: Picture | None = None
 
     @property
     def model(self) -> MotionModel:
@@ -55,6 +57,8 @@ class AppliedMotion:
         """Raises ValueError for a clip of total frames that it cannot move, at_once of them together. source: the batch has, ..."""
         for part in (*self.strengths, *self.handle.live):
             check_curves(part.over_frames, part.over_steps, total)
+        if self.picture is not None:
+            self.picture.similarities(total)
         self.check_frames(at_once, source)
 
     def check_frames(self, frames: int, source: str = "the batch has") -> None:

@@ -7,6 +7,9 @@ AnimateDiff (github.com/guoyww/AnimateDiff, animatediff/models/motion_module.py)
         norm, proj_in, proj_out
         transformer_blocks.K.attention_blocks.A.{to_q, to_k, to_v, to_out.0, pos_encoder.pe}
         transformer_blocks.K.{norms.A, ff.net.0.proj, ff.net.2, ff_norm}
+
+A PIA has one tensor more, conv_in.weight: the 5 of its 9 channels that see the picture. The other 4 and the bias are the
+checkpoint's, as in the original with a checkpoint of one's own (motion/pia.py).
 """
 
 from __future__ import annotations
@@ -14,17 +17,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .identify import FileKind, StateDict, flatten, identify, wrong_kind_message
+from .identify import PIA_CHANNELS, FileKind, StateDict, flatten, identify, pia_convolution, wrong_kind_message
 
 SINUSOIDAL_LENGTH = 64  # AnimateLCM stores no encoding and was trained with one this long
 NORM_GROUPS = 32
+PICTURE_CHANNELS = 5  # of a PIA: how like the picture a frame shall be, and the picture's latent
 DEFAULT_HEADS = 8  # not readable from shapes; every published motion module has 8
 
 _DAMAGED = "The file is damaged or of an unknown kind."
@@ -57,6 +61,7 @@ class Version(str, Enum):
     SDXL = "AnimateDiff SDXL-beta"
     HOTSHOT = "HotShot-XL"
     LCM = "AnimateLCM"
+    PIA = "PIA"
 
 
 @dataclass(frozen=True)
@@ -99,9 +104,14 @@ class MotionConfig:
         """Whether the original normalises the UNet's ResBlocks across the frames of a clip.
 
         AnimateDiff v1 (use_inflated_groupnorm: false), and HotShot-XL, whose ResnetBlock3D applies a plain
-        GroupNorm to [b, c, f, h, w] (github.com/hotshotco/Hotshot-XL, hotshot_xl/models/resnet.py).
+        GroupNorm to [b, c, f, h, w] (github.com/hotshotco/Hotshot-XL, hotshot_xl/models/resnet.py). PIA too
+        (github.com/open-mmlab/PIA, animatediff/models/resnet.py), though diffusers takes its frames one by one.
         """
-        return self.version in (Version.V1, Version.HOTSHOT)
+        return self.version in (Version.V1, Version.HOTSHOT, Version.PIA)
+
+    @property
+    def takes_picture(self) -> bool:
+        return self.version is Version.PIA
 
     def describe(self) -> str:
         return f"{self.version.value}, {len(self.sites)} modules, up to {self.max_frames} frames"
@@ -128,10 +138,19 @@ def read_motion_model(
     """
     flat = flatten(state)
     kind = identify(flat)
-    if kind is not FileKind.MOTION_MODEL:
+    if kind not in (FileKind.MOTION_MODEL, FileKind.PIA):
         raise MotionFormatError(wrong_kind_message(kind, expected=FileKind.MOTION_MODEL))
-
-    return motion_modules(flat, (metadata or {}).get("num_attention_heads", DEFAULT_HEADS))
+    config, canonical = motion_modules(flat, (metadata or {}).get("num_attention_heads", DEFAULT_HEADS))
+    convolution = pia_convolution(flat)
+    if convolution is None:
+        return config, canonical
+    expected = [*config.down_channels[:1], PIA_CHANNELS, 3, 3]
+    if list(convolution.shape) != expected:
+        raise MotionFormatError(
+            f"conv_in.weight: expected shape {expected}, found {list(convolution.shape)}. {_DAMAGED}"
+        )
+    canonical["conv_in.weight"] = convolution[:, -PICTURE_CHANNELS:].contiguous()
+    return replace(config, version=Version.PIA), canonical
 
 
 def motion_modules(
@@ -159,6 +178,8 @@ def motion_modules(
 def expected_shapes(config: MotionConfig) -> dict[str, tuple[int, ...]]:
     """Every canonical key of a motion model of this config with its shape."""
     shapes: dict[str, tuple[int, ...]] = {}
+    if config.takes_picture:
+        shapes["conv_in.weight"] = (config.down_channels[0], PICTURE_CHANNELS, 3, 3)
     for site, shape in config.sites.items():
         root = f"{site}.temporal_transformer"
         c, inner = shape.channels, shape.inner

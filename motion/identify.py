@@ -11,6 +11,7 @@ from torch import Tensor
 
 StateDict = dict[str, Tensor]
 
+PIA_CHANNELS = 9
 _PREFIXES = ("module.", "base_model.model.", "unet.")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "unet", "controlnet")
 _LORA = re.compile(r"(?:[._]lora[._]|\.lora_|_lora\b|^lora_)")
@@ -33,14 +34,17 @@ class FileKind(Enum):
     )
     PIA = (
         "a PIA motion model (9-channel conv_in)",
-        "PIA animates a given image and is not supported yet. Use an AnimateDiff motion model (v1, v2 or v3) for text to animation.",
+        "It animates a picture. Load it with Load Motion Model, from models/animatediff_models, and give it the picture with PIA.",
     )
     LCM_I2V = (
         "an AnimateLCM-I2V model (with an image encoder)",
-        "AnimateLCM-I2V is not supported yet. Use the text-to-video file, AnimateLCM_sd15_t2v.",
+        "AnimateLCM-I2V is not supported yet. Use the text-to-video file, AnimateLCM_sd15_t2v; to animate a picture, PIA or SparseCtrl.",
     )
     CAMERACTRL = ("a CameraCtrl model", "CameraCtrl is not supported yet. Use a MotionLoRA for camera moves.")
-    FANCYVIDEO = ("a FancyVideo model", "FancyVideo is not supported yet. Use an AnimateDiff motion model.")
+    FANCYVIDEO = (
+        "a FancyVideo model",
+        "FancyVideo is not supported yet. Use an AnimateDiff motion model; to animate a picture, PIA or SparseCtrl.",
+    )
     CONTROLNET = ("a ControlNet", "Load it with the ControlNet loader, from models/controlnet.")
     CHECKPOINT = ("an image checkpoint", "Load it with the checkpoint loader, from models/checkpoints.")
     UNET = (
@@ -118,9 +122,13 @@ def _identify_motion(state: StateDict, keys: list[str], motion: list[str], lora:
         return FileKind.FANCYVIDEO
     if any(key.startswith("img_encoder.") for key in keys):
         return FileKind.LCM_I2V
-    if any(_UNET_CONV_IN.search(key) and value.ndim == 4 and value.shape[1] == 9 for key, value in state.items()):
-        return FileKind.PIA
-    return FileKind.MOTION_MODEL
+    return FileKind.MOTION_MODEL if pia_convolution(state) is None else FileKind.PIA
+
+
+def pia_convolution(state: StateDict) -> Tensor | None:
+    """The weight of a UNet's first convolution where it has PIA's 9 channels: the noisy clip's 4, similarity's 1, the picture's 4."""
+    found = (value for key, value in state.items() if _UNET_CONV_IN.search(key))
+    return next((value for value in found if value.ndim == 4 and value.shape[1] == PIA_CHANNELS), None)
 
 
 def _identify_still(state: StateDict, keys: list[str]) -> FileKind:

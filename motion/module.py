@@ -23,7 +23,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from .attention import Kernel, attend, positions_per_chunk
-from .formats import NORM_GROUPS, MotionConfig, MotionFormatError, SiteConfig, read_motion_model
+from .formats import NORM_GROUPS, PICTURE_CHANNELS, MotionConfig, MotionFormatError, SiteConfig, read_motion_model
 from .live_lora import LiveLora
 
 
@@ -34,6 +34,10 @@ class MotionModel(nn.Module):
         super().__init__()
         self.config = config
         factory = {"operations": operations, "dtype": dtype, "device": device}
+        if config.takes_picture:
+            made = {"dtype": dtype, "device": device}
+            width = config.down_channels[0]
+            self.conv_in = operations.Conv2d(PICTURE_CHANNELS, width, 3, padding=1, bias=False, **made)
         for site, shape in config.sites.items():
             *parents, leaf = f"{site}.temporal_transformer".split(".")
             parent: nn.Module = self

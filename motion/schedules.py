@@ -48,6 +48,8 @@ _TRAINED_WITH = {
     Version.V1: "sqrt_linear (AnimateDiff)",
     Version.V2: "sqrt_linear (AnimateDiff)",
     Version.V3: "sqrt_linear (AnimateDiff)",
+    # github.com/open-mmlab/PIA, example/config/base.yaml: diffusers' "linear"
+    Version.PIA: "sqrt_linear (AnimateDiff)",
     Version.SDXL: "linear (AnimateDiff-SDXL)",
     Version.HOTSHOT: "linear (HotshotXL/default)",
     # github.com/G-U-N/AnimateLCM, configs/inference-t2v.yaml: diffusers' "linear", as the module it was distilled from

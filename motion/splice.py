@@ -39,6 +39,7 @@ from .windows import Windows, plan
 KEY = "diffdirector"
 SAMPLING_KEY = "diffdirector_sampling"
 FEWEST_FRAMES = 8  # below this, modules trained on 16 frames give noise
+FIRST_CONVOLUTION = ("input", 0)
 SpatialTransformer = comfy.ldm.modules.attention.SpatialTransformer
 
 NORM_AUTO, NORM_PER_FRAME = "auto", "per frame"
@@ -68,7 +69,10 @@ class MotionSplice:
     warn: Warn
 
     def handlers(self) -> list[tuple[type, Callable[..., Tensor]]]:
-        return [(SpatialTransformer, self.after_spatial_transformer), (ResBlock, self.after_resblock)]
+        handlers = [(SpatialTransformer, self.after_spatial_transformer), (ResBlock, self.after_resblock)]
+        if any(motion.picture is not None for motion in self.motions):
+            handlers.append((nn.Conv2d, self.after_convolution))
+        return handlers
 
     def after_spatial_transformer(
         self, layer: nn.Module, x: Tensor, emb: Tensor, context: Any, options: dict[str, Any], *rest: Any
@@ -81,6 +85,16 @@ class MotionSplice:
     ) -> Tensor:
         x = _stock_layer(layer, x, emb, context, options, rest)
         return x if options["block"] in self.transformer_blocks else self._move(x, options)
+
+    def after_convolution(
+        self, layer: nn.Module, x: Tensor, emb: Tensor, context: Any, options: dict[str, Any], *rest: Any
+    ) -> Tensor:
+        x = _stock_layer(layer, x, emb, context, options, rest)
+        if options["block"] == FIRST_CONVOLUTION:
+            for motion in self.moment(options).active:
+                if motion.picture is not None:
+                    x = motion.picture.shown(x, motion.model.conv_in, frames_of_clips(x, options))
+        return x
 
     def _move(self, x: Tensor, options: dict[str, Any]) -> Tensor:
         moment = self.moment(options)
@@ -153,6 +167,13 @@ class MotionSplice:
         others = sorted(_rows_of_text(guider.original_conds) - {1, total})
         if others:
             warnings.append(f"Prompts for {others[0]} frames, but the batch has {total}: make them the same.")
+        for motion in self.motions:
+            if motion.picture is not None:
+                motion.picture.fit(noise.shape[2], noise.shape[3], guider.model_patcher.model.process_latent_in)
+            elif motion.handle.config.takes_picture:
+                warnings.append(
+                    f"{motion.handle.name} has no picture, so the prompt alone decides. PIA (Image to Animation) gives it one."
+                )
         self.warn(" ".join(warnings))
         return executor(noise, *args, **kwargs)
 
@@ -220,7 +241,7 @@ def apply_motion_model(
         handle, sites, strength, start_percent, end_percent, group_norm, stretch_to, tuple(strengths)
     )
     sampling = result.get_model_object("model_sampling")
-    _install(result, MotionSplice((*earlier, motion), _transformer_blocks(unet), sampling, warn or _log), previous)
+    install(result, MotionSplice((*earlier, motion), _transformer_blocks(unet), sampling, warn or _log), previous)
     return result
 
 
@@ -260,7 +281,8 @@ def options_for_direct_call(model: ModelPatcher, **extra: Any) -> dict[str, Any]
     return options | extra
 
 
-def _install(model: ModelPatcher, splice: MotionSplice, previous: MotionSplice | None) -> None:
+def install(model: ModelPatcher, splice: MotionSplice, previous: MotionSplice | None) -> None:
+    """Let model, a clone of one's own, be moved by splice in the place of the previous one that it has."""
     patches = model.model_options["transformer_options"].setdefault("patches", {})
     present = patches.get("forward_timestep_embed_patch", [])
     foreign = [entry for entry in present if previous is None or getattr(entry[1], "__self__", None) is not previous]
@@ -287,6 +309,8 @@ def _stock_layer(
             return handler(layer, x, emb, context, options, *rest)
     if isinstance(layer, ResBlock):
         return layer(x, emb)
+    if isinstance(layer, nn.Conv2d):
+        return layer(x)
     x = layer(x, context, options)
     if "transformer_index" in options:
         options["transformer_index"] += 1

@@ -15,6 +15,8 @@ MAY_IMPORT_HOST = {
     "motion/initial_noise.py",
     "motion/module.py",
     "motion/model_sampling.py",
+    "motion/pia.py",
+    "motion/picture.py",
     "motion/sparsectrl.py",
     "motion/splice.py",
     "lora/patches.py",

@@ -16,7 +16,7 @@ from ..motion.module import MotionModelHandle, motion_model_from_state
 from ..motion.splice import apply_motion_model, unet_shape
 from . import host
 from .checkpoint import check_writable, save_tensors
-from .config import MotionModuleConfig
+from .config import ConfigError, MotionModuleConfig
 from .dataset import LatentClips
 from .denoiser import Denoiser
 from .loop import VALIDATION_SEED, StepReport, Trainer, described, step_generator
@@ -59,6 +59,11 @@ class MotionModuleTraining:
         base = host.trainable_copy(model)
         if base.model.diffusion_model.num_classes is not None:
             raise ValueError("Motion modules are trained on SD1.5 checkpoints for now; this one is SDXL.")
+        if start_from is not None and start_from.config.takes_picture:
+            raise ConfigError(
+                f"motion_model: expected one that animates a prompt, found {start_from.name}, a PIA, which is trained with pictures. "
+                "Start from an AnimateDiff motion model, or from none."
+            )
         if start_from is None:
             state = new_motion_state(motion_config_for(base, config.max_frames), step_generator(config.seed, -1))
         else:

@@ -23,6 +23,7 @@ from diffdirector.motion.formats import (
 )
 from diffdirector.motion.identify import FileKind, flatten, identify
 from diffdirector.motion.module import load_motion_model
+from diffdirector.motion.sparse_formats import read_sparse_ctrl
 from diffdirector.tests.host.oracle import diffusers_motion_key
 from diffdirector.tests.host.weights import TINY, motion_config, unet_config, unet_state
 
@@ -326,6 +327,7 @@ CAMERACTRL = {
     "attention_processor_state_dict": zeros(f"{BLOCK}.attention_blocks.0.processor.qkv_merge.weight"),
     "pose_encoder_state_dict": zeros("encoder_conv_in.weight"),
 }
+PIA_CONVOLUTION = {"conv_in.weight": torch.zeros(32, 9, 3, 3)}
 IP_ADAPTER = {"image_proj": zeros("proj.weight"), "ip_adapter": zeros("1.to_k_ip.weight")}
 FOREIGN: dict[str, tuple[FileKind, Callable[[], Mapping[str, Any]], str]] = {
     "MotionLoRA": (FileKind.MOTION_LORA, lambda: lora(f"{BLOCK}.attention_blocks.0"), "MotionLoRA|models/animatediff_motion_lora"),
@@ -333,12 +335,10 @@ FOREIGN: dict[str, tuple[FileKind, Callable[[], Mapping[str, Any]], str]] = {
     "SparseCtrl, RGB": (FileKind.SPARSECTRL, lambda: {"controlnet": sparsectrl("weight")}, "SparseCtrl|models/controlnet"),
     "SparseCtrl, scribble": (FileKind.SPARSECTRL, lambda: {"state_dict": prefixed("module.")(sparsectrl("conv_in.weight"))}, "SparseCtrl"),
     "SparseCtrl, diffusers": (FileKind.SPARSECTRL, diffusers_sparsectrl, "SparseCtrl|models/controlnet"),
-    "PIA": (FileKind.PIA, lambda: motion() | {"conv_in.weight": torch.zeros(32, 9, 3, 3)}, "PIA|9-channel|not supported|Use an AnimateDiff"),
-    "PIA, diffusers": (FileKind.PIA, lambda: {"state_dict": prefixed("module.")(pia())}, "PIA|9-channel|not supported"),
-    "AnimateLCM-I2V": (FileKind.LCM_I2V, lambda: motion(Version.LCM) | zeros("img_encoder.conv_in.weight"), "AnimateLCM-I2V|Use the text-to-video file"),
+    "AnimateLCM-I2V": (FileKind.LCM_I2V, lambda: motion(Version.LCM) | zeros("img_encoder.conv_in.weight"), "AnimateLCM-I2V|animate a picture, PIA"),
     "CameraCtrl": (FileKind.CAMERACTRL, lambda: CAMERACTRL | {"epoch": 1}, "CameraCtrl|Use a MotionLoRA"),
     "CameraCtrl, pruned": (FileKind.CAMERACTRL, lambda: CAMERACTRL["attention_processor_state_dict"] | zeros("encoder.x"), "CameraCtrl"),
-    "FancyVideo": (FileKind.FANCYVIDEO, lambda: motion() | zeros("FancyVideo"), "FancyVideo|not supported"),
+    "FancyVideo": (FileKind.FANCYVIDEO, lambda: motion() | zeros("FancyVideo") | PIA_CONVOLUTION, "FancyVideo|not supported|animate a picture, PIA"),
     "ControlNet": (FileKind.CONTROLNET, lambda: zeros("controlnet_down_blocks.0.weight", f"{SPATIAL}.to_q.weight"), "ControlNet|models/controlnet"),
     "ControlNet, LDM": (FileKind.CONTROLNET, lambda: zeros("control_model.input_hint_block.0.weight"), "ControlNet"),
     "checkpoint": (FileKind.CHECKPOINT, checkpoint, "checkpoint|models/checkpoints"),
@@ -365,6 +365,24 @@ def test_other_files_are_named_for_what_they_are(tmp_path: Path, name: str) -> N
     message = load_refusal(path)
     assert [word for word in words.split("|") if word not in message] == [], message
     assert identify(flatten(state)) is kind
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: motion() | PIA_CONVOLUTION,
+        lambda: {"state_dict": prefixed("module.")(pia())},
+    ],
+    ids=["original", "diffusers"],
+)
+def test_a_pia_is_told_from_other_motion_models(make: Callable[[], Mapping[str, Any]]) -> None:
+    file = make()
+    assert identify(flatten(file)) is FileKind.PIA
+    config, state = read_motion_model(file)
+    assert config.version is Version.PIA and config.norm_across_frames and state["conv_in.weight"].shape[1] == 5
+    assert_same(state, {key: state[key] for key in expected_shapes(config)})
+    with pytest.raises(MotionFormatError, match="this is a PIA motion model.*Load it with Load Motion Model"):
+        read_sparse_ctrl(file)
 
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {

@@ -51,6 +51,7 @@ def test_sigmas_are_diffusers(model, motion, choice, expected) -> None:
         (Version.V1, "sqrt_linear (AnimateDiff)"),
         (Version.V2, "sqrt_linear (AnimateDiff)"),
         (Version.V3, "sqrt_linear (AnimateDiff)"),
+        (Version.PIA, "sqrt_linear (AnimateDiff)"),
         (Version.SDXL, "linear (AnimateDiff-SDXL)"),
         (Version.HOTSHOT, "linear (HotshotXL/default)"),
         (Version.LCM, "lcm >> sqrt_linear"),

@@ -18,6 +18,7 @@ from diffdirector.motion.splice import apply_motion_model
 from diffdirector.tests.host.checkpoints import tiny_motion_config
 from diffdirector.tests.host.evaluate import evaluate, randn, relative_error
 from diffdirector.tests.host.oracle import oracle_unet
+from diffdirector.tests.host.pia import pia_state
 from diffdirector.tests.host.provision import ROOT
 from diffdirector.tests.host.weights import TINY, load_unet, motion_state, unet_config, unet_state
 from diffdirector.trainers import host
@@ -76,6 +77,15 @@ def test_only_the_chosen_weights_are_trained(tmp_path: Path) -> None:
     trained, original = load_file(path), motion_state(tiny_motion_config())
     changed = {key for key, value in trained.items() if not torch.equal(value, original[key].to(value.dtype))}
     assert changed == {key for key in original if "attention_blocks.0.to_q" in key}
+
+
+def test_a_pia_is_no_start(tmp_path: Path) -> None:
+    """Its convolution, which sees the picture, would be lost in the file."""
+    start = motion_model_from_state(pia_state(), "pia.ckpt")
+    with pytest.raises(
+        ConfigError, match="found pia.ckpt, a PIA.*Start from an AnimateDiff motion model, or from none"
+    ):
+        train_motion_module(small_model(), drifting_clips(), config(steps=1), tmp_path, start_from=start)
 
 
 def test_interrupted_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
