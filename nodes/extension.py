@@ -19,6 +19,7 @@ from . import (
     motion_director,
     motion_director_settings,
     noise,
+    pia,
     plan_route,
     prompts,
     save_animation,
@@ -62,4 +63,5 @@ class DiffDirectorExtension(ComfyExtension):
             sparsectrl.LoadSparseCtrl,
             sparsectrl.ApplySparseCtrl,
             sparsectrl.ScribblePreprocessor,
+            pia.PIA,
         ]

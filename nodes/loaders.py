@@ -18,7 +18,7 @@ class LoadMotionModel(io.ComfyNode):
             node_id="DiffDirectorLoadMotionModel",
             display_name="Load Motion Model",
             category="DiffDirector",
-            description="Loads an AnimateDiff motion model: v1, v2, v3, SDXL-beta, HotShot-XL, AnimateLCM, Lightning, in any layout.",
+            description="Loads an AnimateDiff motion model: v1, v2, v3, SDXL-beta, HotShot-XL, AnimateLCM, Lightning, PIA, in any layout.",
             search_aliases=[
                 "animatediff loader",
                 "motion module",
@@ -26,6 +26,7 @@ class LoadMotionModel(io.ComfyNode):
                 "mm_sd",
                 "hotshot",
                 "animatelcm",
+                "pia.ckpt",
             ],
             inputs=[
                 io.Combo.Input(

@@ -99,8 +99,8 @@ class ApplyMotionModel(io.ComfyNode):
                     default=NORM_AUTO,
                     optional=True,
                     advanced=True,
-                    tooltip="How the checkpoint's group norms see a clip. auto: as the motion model's authors do (v1 and HotShot-XL across the frames, "
-                    "others frame by frame). The last option gives the look that AnimateDiff-Evolved gives v1 models.",
+                    tooltip="How the checkpoint's group norms see a clip. auto: as the motion model's authors do (v1, HotShot-XL and PIA across the "
+                    "frames, others frame by frame). The last option gives the look that AnimateDiff-Evolved gives v1 models.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="Connect it to any sampler, with a batch of latents: one per frame.")],

@@ -46,6 +46,7 @@ NODES = {
     "DiffDirectorLoadSparseCtrl": "Load SparseCtrl",
     "DiffDirectorApplySparseCtrl": "Apply SparseCtrl",
     "DiffDirectorScribblePreprocessor": "Scribble Preprocessor",
+    "DiffDirectorPIA": "PIA (Image to Animation)",
 }
 # Their text fields lie over the canvas, which knows nothing of a mouse above them.
 WITH_TEXT_FIELDS = (

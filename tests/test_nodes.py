@@ -100,6 +100,7 @@ CONTRACT = {
         ["images", "method", "threshold", "thickness", "invert", "normalize"],
         ["IMAGE"],
     ),
+    "DiffDirectorPIA": (["model", "vae", "image", "motion", "frame", "similarity"], ["MODEL"]),
 }
 LOCALES = ["en", "zh"]
 
