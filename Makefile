@@ -5,7 +5,7 @@ SHELL = /bin/sh -e
 REUSE_MEMORY = MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000 MALLOC_TOP_PAD_=268435456
 PROVISION = host=$$($(PYTHON) tests/host/provision.py --print python); comfyui=$$($(PYTHON) tests/host/provision.py --print comfyui)
 
-.PHONY: demo demo-eval demo-models proof test test-fast test-matrix lint format bench bench-training bench-windows bench-sparsectrl
+.PHONY: demo demo-eval demo-models demo-sparse proof test test-fast test-matrix lint format bench bench-training bench-windows bench-sparsectrl
 
 demo: ## a prompt becomes an mp4 and an animated WEBP, on the real ComfyUI: make demo PROMPT="a blue square moving left"
 	@$(PROVISION); "$$host" tests/host/as_package.py tests.host.demo "$(PROMPT)"
@@ -16,6 +16,9 @@ demo-eval: ## does what is asked for appear, and move as asked? Writes tests/dem
 demo-models: ## the demo's models again from nothing: about 3 hours on two cores with bfloat16; goes on where it was stopped
 	@$(PROVISION); $(REUSE_MEMORY) "$$host" tests/host/as_package.py tests.demo.make_models; \
 	"$$host" tests/host/as_package.py tests.demo.evaluate
+
+demo-sparse: ## do clips begin and end at the pictures that a SparseCtrl is shown? Writes tests/demo/SPARSECTRL.md
+	@$(PROVISION); "$$host" tests/host/as_package.py tests.demo.held
 
 proof: ## does MotionDirector learn a clip's motion, and only that? Writes tests/demo/MOTIONDIRECTOR.md
 	@$(PROVISION); $(REUSE_MEMORY) "$$host" tests/host/as_package.py tests.demo.proof

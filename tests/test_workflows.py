@@ -10,14 +10,17 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from diffdirector.motion.sparse_formats import SparseKind
 from diffdirector.tests.demo import stack, world
 from diffdirector.tests.host import loras
 from diffdirector.tests.host.checkpoints import CHECKPOINT, MOTION_MODEL, link_models
 from diffdirector.tests.host.provision import provision
 from diffdirector.tests.host.server import Server
+from diffdirector.tests.host.sparse import in_original_naming, sparse_state
 from diffdirector.tests.host.weights import TINY, unet_config, unet_state
 from diffdirector.tests.host.workflow import load_workflow, to_prompt
 
@@ -29,6 +32,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "CheckpointLoaderSimple": {"ckpt_name": CHECKPOINT},
     "DiffDirectorLoadMotionModel": {"motion_model_name": MOTION_MODEL},
     "LoraLoaderModelOnly": {"lora_name": "lcm.safetensors"},
+    "DiffDirectorDomainAdapter": {"adapter_name": "lcm.safetensors"},
     "EmptyLatentImage": {"width": 64, "height": 64, "batch_size": FRAMES},
     "DiffDirectorContextWindows": {"context_length": 8, "overlap": 2},
     "DiffDirectorPromptTravel": {"frames": FRAMES},
@@ -46,6 +50,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     config = unet_config("sd15", **TINY)
     lora = loras.in_original_naming(loras.spatial_lora(config, unet_state(config), rank=2, seed=3))
     save_file({key: value.contiguous() for key, value in lora.items()}, base / "models/loras/lcm.safetensors")
+    for kind in SparseKind:  # under the names that the workflows ask for
+        path = base / "models/controlnet" / f"v3_sd15_sparsectrl_{kind.name.lower()}.ckpt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"controlnet": in_original_naming(sparse_state(kind))}, path)
+    for number, name in enumerate(("first", "middle", "last", "drawing")):
+        still = (world.render_still(SCENE, number / 3).movedim(0, -1) * 255).byte().numpy()
+        Image.fromarray(still).save(base / "input" / f"{name}.png")
     with Server(provision(), base) as server:
         yield server
 
@@ -80,12 +91,23 @@ def decoded(content: bytes, name: str) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]).astype(int)
 
 
-@pytest.mark.parametrize("name", ["long", "loop", "prompt-travel", "video-to-video", "lcm-fast", "freeinit"])
+SPARSE = ["image-to-animation", "interpolate-two-images", "storyboard", "scribble-to-animation", "scribble-first-last"]
+
+
+@pytest.mark.parametrize("name", ["long", "loop", "prompt-travel", "video-to-video", "lcm-fast", "freeinit", *SPARSE])
 def test_a_shipped_workflow_makes_a_clip(server: Server, name: str) -> None:
     frames, steps = run(server, name)
     assert frames.shape == (FRAMES, 64, 64, 3)
     assert all(np.abs(after - before).max() > 0 for before, after in zip(frames, frames[1:], strict=False))
     assert steps and steps[-1][0] == steps[-1][1] == {"lcm-fast": 6, "freeinit": 6}.get(name, 2)
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_its_pictures_change_the_clip(server: Server, name: str) -> None:
+    shown, without = (
+        run(server, name, {"DiffDirectorApplySparseCtrl": {"strength": strength}})[0] for strength in (1.0, 0.0)
+    )
+    assert np.abs(shown - without).mean() > 1
 
 
 def test_video_to_video_follows_its_footage(server: Server) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,10 +85,20 @@ class Studio:
         other.model = model
         return other
 
-    def clip(self, prompt: str, seed: int, row: Row = ROWS[0], motion: Any = None) -> Tensor:
-        """Frames [f, 3, h, w] in 0..1. motion: another motion model than the demo's."""
+    def clip(
+        self,
+        prompt: str,
+        seed: int,
+        row: Row = ROWS[0],
+        motion: Any = None,
+        conditioned: Callable[[Any, Any], Any] | None = None,
+    ) -> Tensor:
+        """Frames [f, 3, h, w] in 0..1. motion: another motion model than the demo's. conditioned: what further becomes of the
+        prompts, positive and negative."""
         model = self.in_windows(self.apply(self.model, motion or self.motion, strength=row.strength))
         positive, negative = (self.nodes.CLIPTextEncode().encode(self.text, text)[0] for text in (prompt, ""))
+        if conditioned is not None:
+            positive, negative = conditioned(positive, negative)
         (latent,) = self.nodes.EmptyLatentImage().generate(row.size, row.size, row.frames)
         settings = (seed, STEPS, CFG, SAMPLER, SCHEDULER)
         (samples,) = self.nodes.KSampler().sample(model, *settings, positive, negative, latent)
@@ -133,7 +143,7 @@ def main() -> None:
         sheets.mkdir(parents=True, exist_ok=True)
         found = table(Studio(), ROWS[: arguments.rows], arguments.clips, sheets)
     if whole:
-        write_page(found)
+        write_page(found, PAGE)
     print(f"{found}\nAll clips: {sheets}")
 
 
@@ -159,11 +169,11 @@ def table(studio: Studio, rows: Sequence[Row], at_most: int | None, sheets: Path
     return "\n".join(lines)
 
 
-def write_page(table: str) -> None:
+def write_page(table: str, page: Path) -> None:
     """The page with this table in place of the one it has."""
-    text = PAGE.read_text()
+    text = page.read_text()
     before, after = text.split(MARK[0])[0], text.split(MARK[1])[1]
-    PAGE.write_text(before + MARK[0] + "\n" + table + "\n" + MARK[1] + after)
+    page.write_text(before + MARK[0] + "\n" + table + "\n" + MARK[1] + after)
 
 
 def write_sheet(path: Path, clips: Sequence[Tensor], columns: int = 8) -> None:

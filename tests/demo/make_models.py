@@ -1,4 +1,4 @@
-"""`make demo-models`: the demo's models from nothing, by one seed: autoencoder, pictures, then motion with our own trainer.
+"""`make demo-models`: the demo's models from nothing, by one seed: autoencoder, pictures, then motion and SparseCtrl with our own trainers.
 
 Every stage resumes where it was interrupted (in the cache's demo-training folder; `--afresh` empties it).
 """
@@ -38,7 +38,7 @@ def make(folder: Path) -> None:
     """All stages; the weights go to tests/demo/weights in half precision."""
     from diffdirector.trainers import host
 
-    from . import autoencoder, base, motion, stack
+    from . import autoencoder, base, motion, sparse, stack
 
     vae = _kept(folder / "autoencoder.safetensors", lambda: autoencoder.train(folder, _printed("autoencoder")))
     _ship(stack.AUTOENCODER, vae)
@@ -48,7 +48,14 @@ def make(folder: Path) -> None:
     text = _kept(folder / "text.safetensors", lambda: {caption: encoder.text(caption) for caption in {*captions, ""}})
     unet = base.train(latents, captions, text, folder, _printed("base"))
     _ship(stack.UNET, unet)
-    _ship(stack.MOTION, load_file(motion.train(*_loaded(unet, vae), folder, _printed("motion"))))
+    module = motion.train(*_loaded(unet, vae), folder, _printed("motion"))
+    _ship(stack.MOTION, load_file(module))
+    rgb, scribble = sparse.train(*_loaded(unet, vae), module, folder, _printed("SparseCtrl"))
+    _ship(stack.SPARSE_RGB, load_file(rgb))
+    _ship(
+        stack.SPARSE_SCRIBBLE,
+        {key: value for key, value in load_file(scribble).items() if any(part in key for part in sparse.OWN)},
+    )
 
 
 def _loaded(unet: dict[str, Tensor], autoencoder: dict[str, Tensor]) -> tuple[Any, Any, Any]:

@@ -31,10 +31,15 @@ def train(model: Any, vae: Any, clip: Any, folder: Path, on_step: Callable[[Step
     from diffdirector.trainers.dataset import encode_clips, find_videos
     from diffdirector.trainers.motion_module import train_motion_module
 
-    videos = folder / "videos"
-    if len(list(videos.glob("*.txt"))) < CLIPS:
-        world.write_dataset(videos, seed=1, n=CLIPS, frames=FRAMES, silence=SILENCE)
-    sources = find_videos(videos, frames=FRAMES, width=64, height=64)
+    sources = find_videos(write_videos(folder), frames=FRAMES, width=64, height=64)
     clips = encode_clips(sources, host.encoder(model, vae, clip), folder, lambda done, total: None)
     coarse = train_motion_module(model, clips, CONFIG, folder, on_step=on_step)
     return train_motion_module(model, clips, FINE, folder, start_from=load_motion_model(str(coarse)), on_step=on_step)
+
+
+def write_videos(folder: Path) -> Path:
+    """The folder in folder with the videos to learn from, and their captions."""
+    videos = folder / "videos"
+    if len(list(videos.glob("*.txt"))) < CLIPS:
+        world.write_dataset(videos, seed=1, n=CLIPS, frames=FRAMES, silence=SILENCE)
+    return videos

@@ -1,0 +1,39 @@
+"""Clips begin and end at the pictures that the demo's SparseCtrls are shown; the page measures it on more of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from . import evaluate, held, stack, world
+
+CLIPS = 3  # of the page's 8
+
+
+@pytest.fixture(scope="module")
+def studio(base: Path) -> evaluate.Studio:
+    stack.link_models(base)
+    return evaluate.Studio()
+
+
+def test_what_is_measured() -> None:
+    """A clip has its own ends; the same clip backwards has not."""
+    subjects = held.scenes(4)
+    filmed = [world.render(scene, held.FRAMES) for scene in subjects]
+    assert held.measured(filmed, [clip + 1e-3 for clip in filmed], subjects)[1:] == (1, 1, 1, 1)
+    backwards = held.measured(filmed, [clip.flip(0) for clip in filmed], subjects)
+    assert backwards.first == backwards.last == 0 and backwards.psnr < 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trial", held.TRIALS[1:4], ids=lambda trial: trial.name)
+def test_clips_hold_what_they_were_shown(studio, trial: held.Trial) -> None:
+    with torch.inference_mode():
+        shown, _ = held.run(studio, trial, CLIPS)
+        without, _ = held.run(studio, held.TRIALS[0], CLIPS)
+    assert shown.first >= 0.6 and shown.first > without.first, (shown, without)
+    if trial.indices != "0":
+        assert shown.last >= 0.6, (shown, without)
+    assert shown.psnr > without.psnr + 3, (shown, without)
