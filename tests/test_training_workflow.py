@@ -21,13 +21,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from diffdirector.nodes.live import EVENT
-from diffdirector.tests.demo.world import caption, render, scenes, write_video
+from diffdirector.tests.demo.world import caption, render, scenes, write_dataset, write_video
 from diffdirector.tests.host.checkpoints import CHECKPOINT, MOTION_MODEL, link_models
 from diffdirector.tests.host.prompts import animation, node
 from diffdirector.tests.host.provision import provision
 from diffdirector.tests.host.server import PromptFailed, Server
 from diffdirector.tests.host.workflow import load_workflow, to_prompt
 from diffdirector.trainers.checkpoint import load_state
+from diffdirector.trainers.contact_sheet import GAP
 from diffdirector.trainers.motion_director import MotionDirectorFiles
 
 pytestmark = pytest.mark.slow
@@ -35,7 +36,8 @@ pytestmark = pytest.mark.slow
 FRAMES, FRAME_STEP = 4, 3
 SCENE = scenes(seed=4, n=1)[0]
 CLIP = "my-clip.mp4"  # as the workflow names it
-TRAIN, DATASET = "DiffDirectorTrainMotionDirector", "DiffDirectorVideoDataset"
+TRAIN, DATASET, SAVE = "DiffDirectorTrainMotionDirector", "DiffDirectorVideoDataset", "DiffDirectorSaveAnimation"
+ROW = 96  # pixels of a clip in the contact sheet
 
 
 def base_folder(folder: Path) -> Path:
@@ -142,6 +144,41 @@ def test_the_shipped_inference_workflow_uses_what_the_training_workflow_made(ser
     moved = frames_of(output_of(server, prompt, server.run(prompt), "SaveAnimatedWEBP"))
     assert plain.shape == moved.shape
     assert np.abs(plain - moved).mean() > 1
+
+
+def test_the_workflow_for_trained_motions_uses_what_the_training_workflow_made(server: Server, learnt: str) -> None:
+    clips = []
+    for strength in (1.0, 0.0):
+        lora = {"lora_name": f"{learnt}.safetensors", "strength": strength}
+        prompt = small("use-trained-motion", server, DiffDirectorMotionLora=lora)
+        with av.open(io.BytesIO(output_of(server, prompt, server.run(prompt), SAVE))) as video:
+            clips.append(np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]).astype(int))
+    moved, plain = clips
+    assert moved.shape == plain.shape == (FRAMES, 64, 64, 3)
+    assert np.abs(moved - plain).mean() > 1
+
+
+def test_the_workflow_for_several_clips_trains_on_a_folder_with_captions_beside_them(server: Server) -> None:
+    folder = server.base / "input" / "my-clips"  # as the workflow names it
+    write_dataset(folder, seed=4, n=3, frames=FRAMES * FRAME_STEP)
+    prompt = small(
+        "train-several-clips", server,
+        **{
+            DATASET: {"frames": FRAMES, "width": 64, "height": 64},
+            TRAIN: {"name": "several", "steps": 3, "sample_every": 2, "rank": 4},
+        },
+    )  # fmt: skip
+    outputs = server.run(prompt)
+    assert trained_steps(files_of(server, "several").temporal) == 3
+    sheet = Image.open(io.BytesIO(output_of(server, prompt, outputs, DATASET)))
+    assert sheet.height == 3 * ROW + 2 * GAP
+    assert frames_of(output_of(server, prompt, outputs, SAVE)).shape == (FRAMES, 64, 64, 3)
+    assert output_of(server, prompt, outputs, "LossGraphNode")
+
+    for text in folder.glob("*.txt"):
+        text.unlink()
+    with pytest.raises(PromptFailed, match="Expected a caption for the clips, found none"):
+        server.run(prompt)
 
 
 @pytest.mark.parametrize("moment", ["between previews", "in a preview"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from diffdirector.motion.sparse_formats import SparseKind
 from diffdirector.tests.demo import stack, world
@@ -38,14 +40,17 @@ SMALL: dict[str, dict[str, Any]] = {
     "DiffDirectorPromptTravel": {"frames": FRAMES},
     "DiffDirectorLoadFootage": {"video": "clip.mp4", "width": 64, "height": 64, "frames": FRAMES},
 }
+FEW_STEPS = {"lcm-fast": 6, "lightning-fast": 4}  # which Few-Step Settings tells the sampler
+LORAS = ("DiffDirectorMotionLora", "DiffDirectorDomainAdapter")
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     base = tmp_path_factory.mktemp("workflows")
     link_models(base)
-    for folder in ("input", "models/loras"):
+    for folder in ("input", "models/loras", "models/animatediff_motion_lora"):
         (base / folder).mkdir(parents=True, exist_ok=True)
+    write_camera_moves(base)
     world.write_video(base / "input" / "clip.mp4", world.render(SCENE, 16))
     config = unet_config("sd15", **TINY)
     lora = loras.in_original_naming(loras.spatial_lora(config, unet_state(config), rank=2, seed=3))
@@ -61,12 +66,30 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+def write_camera_moves(base: Path) -> None:
+    """MotionLoRAs under the names that the workflow asks for."""
+    motion = load_file(base / "models/animatediff_models" / MOTION_MODEL)
+    for seed, move in enumerate(("ZoomIn", "PanLeft")):
+        lora = loras.in_original_naming(loras.motion_lora(motion, rank=4, seed=seed))
+        torch.save({"state_dict": lora}, base / f"models/animatediff_motion_lora/v2_lora_{move}.ckpt")
+
+
 def run(
     server: Server, name: str, models: dict[str, dict[str, Any]] | None = None, **settings: Any
 ) -> tuple[np.ndarray, list[tuple[str, int]]]:
     """(frames of the file that the workflow saves, the steps that its sampler showed)."""
-    sampler = {"KSampler": {"steps": 2} | settings} if name != "lcm-fast" else {}
-    prompt = to_prompt(load_workflow(name), server.get("/object_info"), **SMALL | (models or {}) | sampler)
+    return run_prompt(server, small(server, name, models, **settings))
+
+
+def small(
+    server: Server, name: str, models: dict[str, dict[str, Any]] | None = None, **settings: Any
+) -> dict[str, Any]:
+    """A shipped workflow's prompt, for the small models."""
+    sampler = {"KSampler": {"steps": 2} | settings} if name not in FEW_STEPS else {}
+    return to_prompt(load_workflow(name), server.get("/object_info"), **SMALL | (models or {}) | sampler)
+
+
+def run_prompt(server: Server, prompt: dict[str, Any]) -> tuple[np.ndarray, list[tuple[str, int]]]:
     sampler_node = next(key for key, node in prompt.items() if node["class_type"] == "KSampler")
     steps: list[tuple[str, int]] = []
 
@@ -99,7 +122,7 @@ def test_a_shipped_workflow_makes_a_clip(server: Server, name: str) -> None:
     frames, steps = run(server, name)
     assert frames.shape == (FRAMES, 64, 64, 3)
     assert all(np.abs(after - before).max() > 0 for before, after in zip(frames, frames[1:], strict=False))
-    assert steps and steps[-1][0] == steps[-1][1] == {"lcm-fast": 6, "freeinit": 6}.get(name, 2)
+    assert steps and steps[-1][0] == steps[-1][1] == {"freeinit": 6}.get(name, FEW_STEPS.get(name, 2))
 
 
 @pytest.mark.parametrize("name", SPARSE)
@@ -122,3 +145,20 @@ def test_video_to_video_follows_its_footage(server: Server) -> None:
         np.abs(run(server, "video-to-video", models, denoise=denoise)[0] - footage).mean() for denoise in (0.2, 1.0)
     )
     assert near < 10 and far > 2 * near
+
+
+@pytest.mark.parametrize(
+    ("name", "files"), [("v3-adapter", 1), ("camera-moves", 2), ("lightning-fast", 0), ("sdxl-beta", 0)]
+)
+def test_a_shipped_workflow_uses_each_of_its_loras(server: Server, name: str, files: int) -> None:
+    """As shipped, and without one of them. sdxl-beta runs on the small SD1.5 models, too: its graph, not its family."""
+    prompts = [small(server, name)]
+    for key, node in prompts[0].items():
+        if node["class_type"] in LORAS:
+            prompts.append(copy.deepcopy(prompts[0]))
+            prompts[-1][key]["inputs"]["strength"] = 0.0
+    assert len(prompts) == 1 + files
+    clips, steps = zip(*(run_prompt(server, prompt) for prompt in prompts), strict=True)
+    assert all(clip.shape == (FRAMES, 64, 64, 3) for clip in clips)
+    assert all(np.abs(a - b).mean() > 1 for a, b in combinations(clips, 2))
+    assert all(shown[-1] == (FEW_STEPS.get(name, 2),) * 2 for shown in steps)
