@@ -12,6 +12,7 @@ from . import (
     dataset,
     folders,
     footage,
+    from_evolved,
     lists,
     loaders,
     loras,
@@ -22,6 +23,7 @@ from . import (
     pia,
     plan_route,
     prompts,
+    replacements,
     save_animation,
     sparsectrl,
     strength,
@@ -33,6 +35,7 @@ class DiffDirectorExtension(ComfyExtension):
     async def on_load(self) -> None:
         folders.register()
         plan_route.register()
+        await replacements.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
@@ -64,4 +67,9 @@ class DiffDirectorExtension(ComfyExtension):
             sparsectrl.ApplySparseCtrl,
             sparsectrl.ScribblePreprocessor,
             pia.PIA,
+            from_evolved.EvolvedLoader,
+            from_evolved.EvolvedApply,
+            from_evolved.EvolvedSampling,
+            from_evolved.EvolvedContextOptions,
+            from_evolved.EvolvedMultival,
         ]

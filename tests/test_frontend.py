@@ -47,6 +47,11 @@ NODES = {
     "DiffDirectorApplySparseCtrl": "Apply SparseCtrl",
     "DiffDirectorScribblePreprocessor": "Scribble Preprocessor",
     "DiffDirectorPIA": "PIA (Image to Animation)",
+    "DiffDirectorEvolvedLoader": "AnimateDiff Loader (Gen1)",
+    "DiffDirectorEvolvedApply": "Apply AnimateDiff Model (Gen2)",
+    "DiffDirectorEvolvedSampling": "Use Evolved Sampling (Gen2)",
+    "DiffDirectorEvolvedContextOptions": "Context Options",
+    "DiffDirectorEvolvedMultival": "Multival",
 }
 # Their text fields lie over the canvas, which knows nothing of a mouse above them.
 WITH_TEXT_FIELDS = (

@@ -101,6 +101,20 @@ CONTRACT = {
         ["IMAGE"],
     ),
     "DiffDirectorPIA": (["model", "vae", "image", "motion", "frame", "similarity"], ["MODEL"]),
+    "DiffDirectorEvolvedLoader": (
+        ["model", "model_name", "beta_schedule", "context_options", "motion_lora", "scale_multival", "effect_multival"],
+        ["MODEL"],
+    ),
+    "DiffDirectorEvolvedApply": (
+        ["motion_model", "start_percent", "end_percent", "motion_lora", "scale_multival", "effect_multival"],
+        ["M_MODELS"],
+    ),
+    "DiffDirectorEvolvedSampling": (["model", "beta_schedule", "m_models", "context_options"], ["MODEL"]),
+    "DiffDirectorEvolvedContextOptions": (
+        ["context_length", "context_overlap", "context_stride", "context_schedule", "closed_loop", "fuse_method"],
+        ["CONTEXT_OPTIONS"],
+    ),
+    "DiffDirectorEvolvedMultival": (["float_val", "mask_optional"], ["MULTIVAL"]),
 }
 LOCALES = ["en", "zh"]
 
