@@ -287,6 +287,28 @@ def test_every_shipped_workflow_opens(page: Page, name: str) -> None:
     assert [values_of(node) for node in written] == [values_of(node) for node in saved["nodes"]]
 
 
+def test_a_workflow_of_animatediff_evolved_opens_with_our_nodes(page: Page) -> None:
+    saved = load_workflow(TEMPLATE)
+    by_type = {node["type"]: node for node in saved["nodes"]}
+    saved["nodes"].remove(by_type[LOADER])
+    saved["links"] = [link for link in saved["links"] if link[1] != by_type[LOADER]["id"]]
+    theirs = by_type[APPLY]
+    theirs["type"] = "ADE_AnimateDiffLoaderGen1"
+    theirs["widgets_values"] = [MOTION_MODEL, "linear (HotshotXL/default)"]
+    theirs["inputs"] = [slot for slot in theirs["inputs"] if slot["name"] in ("model", "motion_lora")]
+    page.evaluate("graph => app.loadGraphData(graph)", saved)
+    page.get_by_test_id("error-overlay-see-errors").click()
+    page.get_by_role("button", name="Replace All").click()
+    page.wait_for_function("nodeOf('DiffDirectorEvolvedLoader')")
+    assert page.evaluate("app.graph.nodes.filter(node => !(node.type in LiteGraph.registered_node_types))") == []
+    values = page.evaluate("nodeOf('DiffDirectorEvolvedLoader').widgets.map(widget => [widget.name, widget.value])")
+    assert values[:2] == [["model_name", MOTION_MODEL], ["beta_schedule", "linear (HotshotXL/default)"]]
+    choose(page, "CheckpointLoaderSimple", "ckpt_name", CHECKPOINT)
+    set_widgets(page, "EmptyLatentImage", width=64, height=64, batch_size=8)
+    set_widgets(page, "KSampler", steps=1)
+    assert run(page)["execution_success"] == 1
+
+
 def values_of(node: dict[str, Any]) -> tuple[int, list[Any]]:
     return node["id"], node.get("widgets_values") or []
 
