@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import comfy.context_windows
+import comfy.model_management
+import comfy.samplers
 import comfy.sd
 import numpy as np
 import pytest
@@ -26,7 +28,17 @@ from diffdirector.tests.host.checkpoints import checkpoint_state, tiny_motion_co
 from diffdirector.tests.host.evaluate import randn, relative_error
 from diffdirector.tests.host.sparse import SD15_CHANNELS, TINY_CHANNELS, in_original_naming, sparse_oracle, sparse_state
 from diffdirector.tests.host.weights import TINY, load_unet, motion_state, unet_config, unet_state
-from diffdirector.tests.motion.test_context import FRAMES, NOISE, WINDOWS, by_hand, control_net, controlled, sample
+from diffdirector.tests.motion.test_context import (
+    FRAMES,
+    NOISE,
+    NOTHING,
+    TEXT,
+    WINDOWS,
+    by_hand,
+    control_net,
+    controlled,
+    sample,
+)
 
 KINDS = list(SparseKind)
 SIDE = 8 * NOISE.shape[-1]
@@ -263,6 +275,60 @@ def test_pictures_of_any_size_are_cut_at_the_centre_and_scaled_as_by_pil(animate
         found = through(controls[kind].conditioned(wide, "100%", vae=vae), animated)
         expected = through(controls[kind].conditioned(small, "-1", vae=vae), animated)
         assert relative_error(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_prompts_share_it_or_go_without(animated, controls, vae, kind: SparseKind) -> None:
+    """One step of two prompts, weighed 1 and 0.5, is the weighed average of what each gives alone."""
+    control = controls[kind].conditioned(pictures(2), "0, -1", vae=vae)
+
+    def step(*conds: tuple[Tensor, dict[str, Any]]) -> Tensor:
+        guider = comfy.samplers.CFGGuider(animated)
+        guider.set_conds([[text, dict(settings)] for text, settings in conds], [[NOTHING, {}]])
+        guider.set_cfg(1.0)
+        euler, sigmas = comfy.samplers.sampler_object("euler"), torch.tensor([3.0, 0.0])
+        return guider.sample(NOISE, torch.zeros_like(NOISE), euler, sigmas, disable_pbar=True, seed=5)
+
+    other = randn(1, 77, 768, seed=12)
+    alone = step((TEXT, controlled(control)))
+    for settings in (controlled(control), {}):
+        expected = (alone + 0.5 * step((other, settings))) / 1.5
+        found = step((TEXT, controlled(control)), (other, settings | {"strength": 0.5}))
+        assert relative_error(found, expected) < 1e-5
+    assert relative_error(step((other, controlled(control))), step((other, {}))) > 1e-3
+
+
+def test_the_host_loads_it_for_sampling_and_counts_it(animated, controls) -> None:
+    control = controls[SparseKind.SCRIBBLE].conditioned(pictures(1), "0")
+    comfy.model_management.unload_all_models()
+    loaded: list[list[Any]] = []
+    hook = control.patcher.model.middle_block.register_forward_hook(
+        lambda *_: loaded.append([entry.model for entry in comfy.model_management.current_loaded_models])
+    )
+    through(control, animated)
+    hook.remove()
+    assert loaded and all(control.patcher in models for models in loaded)
+    assert control.patcher.loaded_size() == control.patcher.model_size() > 0
+
+
+@pytest.mark.parametrize("kept", [0, 0.3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_partly_offloaded_weights_give_the_same(controls, kind: SparseKind, kept: float) -> None:
+    control, side = controls[kind], 64 if kind is SparseKind.SCRIBBLE else 8
+    given = randn(3, kind.channels, side, side), [0, -1, 1, -1], randn(4, 77, 768, seed=1), 4
+    expected = encoded(control, *given)
+    comfy.model_management.unload_all_models()
+    patcher = control.patcher
+    patcher.load(patcher.load_device, lowvram_model_memory=int(kept * patcher.model_size()) + 1)
+    try:
+        assert patcher.model.model_lowvram
+        times, strengths = torch.full((4,), 500.0), torch.ones(3)
+        conditions, shown, context, frames = given
+        found = patcher.model.encode(conditions, strengths, shown, times, context, frames, host_kernel(), 1.0)
+        for part, same in zip((*found["output"], *found["middle"]), expected, strict=True):
+            assert relative_error(part, same) < 1e-6
+    finally:
+        patcher.detach()
 
 
 def test_of_a_clip_as_long_the_frames_at_the_indices_are_taken(animated, controls, vae) -> None:
