@@ -9,13 +9,20 @@ import torch
 
 from . import evaluate, held, stack, world
 
-CLIPS = 3  # of the page's 8
+CLIPS = 2  # of the page's 8
+BOTH_ENDS = [trial for trial in held.TRIALS if trial.shown and trial.indices == "0, -1" and not trial.unsaid]
 
 
 @pytest.fixture(scope="module")
 def studio(base: Path) -> evaluate.Studio:
     stack.link_models(base)
     return evaluate.Studio()
+
+
+@pytest.fixture(scope="module")
+def without(studio: evaluate.Studio) -> held.Found:
+    with torch.inference_mode():
+        return held.run(studio, held.TRIALS[0], CLIPS)[0]
 
 
 def test_what_is_measured() -> None:
@@ -28,12 +35,9 @@ def test_what_is_measured() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trial", held.TRIALS[1:4], ids=lambda trial: trial.name)
-def test_clips_hold_what_they_were_shown(studio, trial: held.Trial) -> None:
+@pytest.mark.parametrize("trial", BOTH_ENDS, ids=lambda trial: trial.shown)
+def test_clips_hold_what_they_were_shown(studio, without: held.Found, trial: held.Trial) -> None:
     with torch.inference_mode():
         shown, _ = held.run(studio, trial, CLIPS)
-        without, _ = held.run(studio, held.TRIALS[0], CLIPS)
-    assert shown.first >= 0.6 and shown.first > without.first, (shown, without)
-    if trial.indices != "0":
-        assert shown.last >= 0.6, (shown, without)
-    assert shown.psnr > without.psnr + 3, (shown, without)
+    assert shown.first >= 0.5 and shown.last >= 0.5, (shown, without)
+    assert shown.psnr > without.psnr + 5, (shown, without)
