@@ -259,10 +259,11 @@ def test_help_page_exists(server: Server, kind: str) -> None:
 def test_template_opens_from_the_template_browser(page: Page) -> None:
     page.get_by_role("button", name="Templates").first.click()
     browser = page.get_by_role("dialog")
-    with page.expect_response(f"**/{TEMPLATE}.jpg") as thumbnail:
-        browser.get_by_text(PACK_NAME, exact=True).click()
-    assert thumbnail.value.status == 200
+    browser.get_by_text(PACK_NAME, exact=True).click()
     card = browser.get_by_test_id(f"template-workflow-{TEMPLATE}")
+    with page.expect_response(f"**/{TEMPLATE}.jpg") as thumbnail:
+        card.scroll_into_view_if_needed()  # pictures are fetched when they are seen
+    assert thumbnail.value.status == 200
     expect(card).to_contain_text(TEMPLATE)
     card.click()
     expect(browser).to_have_count(0)
