@@ -89,7 +89,7 @@ class SparseCtrlTraining:
         self.config = replace(config, precision=host.precision(base, config.precision))
         self.about = {"base": host.name_of(model), "motion": motion.name, "dataset": clips.digest}
         self.clips = clips
-        self.model = apply_motion_model(base, motion)
+        self.model = apply_motion_model(base, motion.reloaded())  # weights of inference mode know no gradients
         host.load(self.model, self.control.patcher)
         for layers in (self.encoder, self.model.model.diffusion_model):
             layers.to(memory_format=torch.channels_last)  # a third less time for their convolutions

@@ -139,7 +139,10 @@ def test_a_unet_without_a_middle_gets_one_that_says_nothing_yet() -> None:
     state = new_sparse_ctrl_state(model, SparseKind.RGB, 16, step_generator(0, 0))
     assert "mid_block.resnets.0.conv1.weight" in state and "mid_block.resnets.1.conv1.weight" not in state
     with host.training():
-        training = SparseCtrlTraining(model, motion(), clips(), config())
+        without = {
+            key: value for key, value in motion_state(tiny_motion_config()).items() if not key.startswith("mid_block.")
+        }
+        training = SparseCtrlTraining(model, motion_model_from_state(without, "tiny, no middle"), clips(), config())
         assert training.control.config.middle_depth == -1
         assert loss_of(training) > 0
 
