@@ -1,19 +1,20 @@
 # The real host is found or made by tests/host/provision.py (see there); nothing else is needed but Python 3.10-3.12.
 PYTHON ?= python3
 SHELL = /bin/sh -e
+WORKERS ?= 2 # each takes up to 8 GB
 # glibc gives large blocks back to the system at once; mapping them anew each step costs a quarter of the time
 REUSE_MEMORY = MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000 MALLOC_TOP_PAD_=268435456
 PROVISION = host=$$($(PYTHON) tests/host/provision.py --print python); comfyui=$$($(PYTHON) tests/host/provision.py --print comfyui)
 
-.PHONY: demo demo-eval demo-models demo-sparse proof test test-fast test-matrix lint format bench bench-training bench-windows bench-sparsectrl
+.PHONY: help-pictures demo demo-eval demo-models demo-sparse proof test test-fast test-matrix lint format bench bench-training bench-windows bench-sparsectrl
 
 demo: ## a prompt becomes an mp4 and an animated WEBP, on the real ComfyUI: make demo PROMPT="a blue square moving left"
 	@$(PROVISION); "$$host" tests/host/as_package.py tests.host.demo "$(PROMPT)"
 
 demo-eval: ## does what is asked for appear, and move as asked? Writes tests/demo/README.md
-	@$(PROVISION); "$$host" tests/host/as_package.py tests.demo.evaluate
+	@$(PROVISION); "$$host" tests/host/as_package.py tests.demo.evaluate; "$$host" tests/host/as_package.py tests.demo.banner
 
-demo-models: ## the demo's models again from nothing: about 3 hours on two cores with bfloat16; goes on where it was stopped
+demo-models: ## the demo's models again from nothing: about 4 hours on two cores with bfloat16; goes on where it was stopped
 	@$(PROVISION); $(REUSE_MEMORY) "$$host" tests/host/as_package.py tests.demo.make_models; \
 	"$$host" tests/host/as_package.py tests.demo.evaluate
 
@@ -24,7 +25,7 @@ proof: ## does MotionDirector learn a clip's motion, and only that? Writes tests
 	@$(PROVISION); $(REUSE_MEMORY) "$$host" tests/host/as_package.py tests.demo.proof
 
 test: lint ## everything, on the real host (server, executor, Chromium)
-	@$(PROVISION); "$$host" -m pytest
+	@$(PROVISION); OMP_NUM_THREADS=1 "$$host" -m pytest --numprocesses $(WORKERS) --dist loadgroup
 
 test-fast: lint ## without the server, the browser and full-size networks
 	@$(PROVISION); "$$host" -m pytest -m "not slow"
@@ -38,6 +39,9 @@ lint:
 
 format:
 	@$(PROVISION); "$$host" -m ruff format .; "$$host" -m ruff check --fix .
+
+help-pictures: ## the picture of every help page, of the real front end; of some nodes: make help-pictures NODES="Curve FreeInit"
+	@$(PROVISION); "$$host" tests/host/as_package.py tests.host.help_pictures $(NODES)
 
 bench: ## speed against plain, diffusers and the floor; writes tests/benchmarks/README.md
 	@$(PROVISION); "$$host" tests/host/as_package.py tests.benchmarks.bench

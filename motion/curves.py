@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -42,6 +42,11 @@ class Curve:
         """
         return list(_over_frames(self, frames))
 
+    def at_places(self, places: Iterable[float], frames: int) -> list[float]:
+        """The values of keyframes at places of a clip of so many frames, also between two frames. Raises ValueError as over_frames does."""
+        spans = on_frames(self.keyframes, frames)
+        return [_number(spans, place, self.interpolation) for place in places]
+
     def at(self, fraction: float) -> float:
         """The value at a part of the sampling, 0..1; values are spread evenly over it.
 
@@ -60,8 +65,7 @@ def _over_frames(curve: Curve, frames: int) -> tuple[float, ...]:
     """Kept, because every block of a network asks for the same."""
     if curve.values:
         return tuple(curve.values[min(frame, len(curve.values) - 1)] for frame in range(frames))
-    spans = on_frames(curve.keyframes, frames)
-    return tuple(_number(spans, frame, curve.interpolation) for frame in range(frames))
+    return tuple(curve.at_places(range(frames), frames))
 
 
 def parse_curve(text: str, interpolation: str = LINEAR) -> Curve:

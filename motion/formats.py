@@ -29,6 +29,7 @@ from .identify import PIA_CHANNELS, FileKind, StateDict, flatten, identify, pia_
 SINUSOIDAL_LENGTH = 64  # AnimateLCM stores no encoding and was trained with one this long
 NORM_GROUPS = 32
 PICTURE_CHANNELS = 5  # of a PIA: how like the picture a frame shall be, and the picture's latent
+VERSION_KEY = "motion_version"  # in the metadata of files of ours
 DEFAULT_HEADS = 8  # not readable from shapes; every published motion module has 8
 
 _DAMAGED = "The file is damaged or of an unknown kind."
@@ -62,6 +63,9 @@ class Version(str, Enum):
     HOTSHOT = "HotShot-XL"
     LCM = "AnimateLCM"
     PIA = "PIA"
+
+
+_ALIKE = {Version.V1: Version.V3, Version.V3: Version.V1}  # told apart by their lengths, which training may change
 
 
 @dataclass(frozen=True)
@@ -134,13 +138,17 @@ def read_motion_model(
     """Recognise a loaded checkpoint and bring it into the canonical layout.
 
     state: key -> tensor, or a training checkpoint that holds one ("state_dict"). metadata: of a safetensors file;
-    "num_attention_heads" is honoured. Raises MotionFormatError for anything that is not a usable motion model.
+    "num_attention_heads" and VERSION_KEY are honoured. Raises MotionFormatError for anything that is not a usable motion model.
     """
     flat = flatten(state)
     kind = identify(flat)
     if kind not in (FileKind.MOTION_MODEL, FileKind.PIA):
         raise MotionFormatError(wrong_kind_message(kind, expected=FileKind.MOTION_MODEL))
-    config, canonical = motion_modules(flat, (metadata or {}).get("num_attention_heads", DEFAULT_HEADS))
+    metadata = metadata or {}
+    config, canonical = motion_modules(flat, metadata.get("num_attention_heads", DEFAULT_HEADS))
+    other = _ALIKE.get(config.version)
+    if other is not None and other.name == metadata.get(VERSION_KEY):
+        config = replace(config, version=other)
     convolution = pia_convolution(flat)
     if convolution is None:
         return config, canonical

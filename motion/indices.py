@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from .keyframes import NotFrames, Position, parse_frames
 
@@ -32,6 +32,12 @@ class Place(NamedTuple):
     frame: int
     picture: int
     strength: float
+
+
+class Placing(Protocol):
+    """What gives pictures their frames; see Indices.places."""
+
+    def places(self, frames: int, pictures: int) -> list[Place]: ...
 
 
 class _Range(NamedTuple):

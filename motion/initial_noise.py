@@ -8,15 +8,13 @@ from typing import Any
 
 import comfy.context_windows
 import comfy.patcher_extension
-import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from .context import HANDLER
-from .noise import FREENOISE, ClipNoise, FreeInit, arranged, renewed
+from .noise import FREENOISE, ClipNoise, Drawing, FreeInit, arranged, renewed
 
 FREE_INIT_KEY, CLIP_NOISE_KEY = "diffdirector_free_init", "diffdirector_clip_noise"
-NEXT_SEED = 0x9E3779B97F4A7C15  # from one iteration's fresh noise to the next one's: far beyond seeds that people try
 WrappersMP = comfy.patcher_extension.WrappersMP
 Callback = Callable[[int, Tensor, Tensor, int], Any]
 
@@ -77,7 +75,8 @@ class _Iterations:
             sigma = model_sampling.sigma_max.to(noise)
             diffused = model_sampling.calculate_input(sigma, model_sampling.noise_scaling(sigma, noise, clean))
             _rewind_hooks(guider)
-            clean = once(number, renewed(self.settings, diffused, _fresh(extra_args["seed"], number, noise)))
+            seed = ((extra_args["seed"] or 0) + number * self.settings.next_seed) % 2**64
+            clean = once(number, renewed(self.settings, diffused, Drawing().noise(seed, noise)))
         return clean
 
 
@@ -93,11 +92,15 @@ def apply_clip_noise(model: ModelPatcher, settings: ClipNoise) -> ModelPatcher:
     ) -> Tensor:  # fmt: skip
         _check_clip(noise)
         if noise.any():
+            first_seed = seed or 0
+            if settings.drawing is not None:
+                first_seed = settings.drawing.first_seed(first_seed)
+                noise = settings.drawing.noise(first_seed, noise)
             noise = arranged(settings, noise)
             windows = executor.class_obj.model_options.get(HANDLER)
             if settings.kind == FREENOISE and not getattr(windows, "freenoise", False):
                 noise = comfy.context_windows.apply_freenoise(
-                    noise.clone(), 0, settings.period, settings.overlap, seed or 0
+                    noise.clone(), 0, settings.period, settings.overlap, first_seed
                 )
         return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
 
@@ -113,11 +116,6 @@ def _check_clip(noise: Tensor) -> None:
             f"Expected a batch of latents [frames, channels, height, width], found {list(noise.shape)}: "
             "FreeInit and Clip Noise are for SD1.5 and SDXL."
         )
-
-
-def _fresh(seed: int | None, number: int, like: Tensor) -> Tensor:
-    generator = torch.Generator().manual_seed(((seed or 0) + number * NEXT_SEED) % 2**64)
-    return torch.randn(like.shape, generator=generator)
 
 
 def _rewind_hooks(guider: Any) -> None:

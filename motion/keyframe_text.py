@@ -51,13 +51,13 @@ def parse_prompts(text: str) -> Prompts:
     """Raises ValueError with line and column where the text cannot be understood."""
     keyframes: list[Keyframe[str]] = []
     around: dict[str, str] = {}
-    for number, entry in enumerate(_entries(text, PROMPT)):
-        if entry.name not in (HEAD, TAIL):
+    for number, entry in enumerate(prompt_entries(text)):
+        if not entry.is_around:
             keyframes.append(_keyframe(entry, number, entry.value, f"{FRAME}, {HEAD} or {TAIL}"))
-        elif entry.name in around:
-            raise entry.where.error(f"{entry.name} once", "it again")
+        elif (name := str(entry.name)) in around:
+            raise entry.where.error(f"{name} once", "it again")
         else:
-            around[entry.name] = entry.value
+            around[name] = entry.value
     if not keyframes:
         raise Where(1, 1).error("a frame and its prompt, such as 0: a forest", "none")
     return Prompts(tuple(keyframes), around.get(HEAD, ""), around.get(TAIL, ""))
@@ -68,8 +68,7 @@ def parse_numbers(text: str) -> tuple[tuple[Keyframe[float], ...], tuple[float, 
 
     Raises ValueError with line and column where the text cannot be understood.
     """
-    is_list = not re.search("[:=]", re.sub("(?:#|//).*", "", text))
-    entries = list(_entries(text, NUMBER, is_list))
+    entries = list(number_entries(text))
     if not entries:
         raise Where(1, 1).error("a number, or a frame and its number, such as 0: 1", "none")
     if entries[0].name is None:
@@ -77,14 +76,42 @@ def parse_numbers(text: str) -> tuple[tuple[Keyframe[float], ...], tuple[float, 
     return tuple(_keyframe(entry, number, _number(entry), FRAME) for number, entry in enumerate(entries)), ()
 
 
-class _Entry(NamedTuple):
+class Place(NamedTuple):
+    """Letters of a text whose line ends are \\n, counted from 0."""
+
+    start: int
+    end: int
+
+
+class Entry(NamedTuple):
+    """A name and its value, as they are written."""
+
     name: str | None  # None: of a list
     where: Where
     value: str
     value_where: Where
+    place: Place  # up to where its value ends, with quotes and parentheses
+    name_place: Place | None  # without quotes
+    value_place: Place  # without quotes and parentheses
+    comma: int | None  # where the one behind it is
+    until: int  # what belongs to it ends here: a comma, and a comment behind it
+
+    @property
+    def is_around(self) -> bool:
+        return self.name in (HEAD, TAIL)
 
 
-def _keyframe(entry: _Entry, number: int, value: T, expected: str) -> Keyframe[T]:
+def prompt_entries(text: str) -> Iterator[Entry]:
+    """What is written in a text of prompts, entry by entry. Raises ValueError as parse_prompts does."""
+    return _entries(text, PROMPT)
+
+
+def number_entries(text: str) -> Iterator[Entry]:
+    """What is written in a text of numbers, entry by entry. Raises ValueError as parse_numbers does."""
+    return _entries(text, NUMBER, is_list=not re.search("[:=]", re.sub("(?:#|//).*", "", text)))
+
+
+def _keyframe(entry: Entry, number: int, value: T, expected: str) -> Keyframe[T]:
     """number: the frame of an entry of a list."""
     if entry.name is None:
         position = Position(number, False)
@@ -95,7 +122,7 @@ def _keyframe(entry: _Entry, number: int, value: T, expected: str) -> Keyframe[T
         raise entry.where.error(str(error) or expected, _shown(entry.name)) from None
 
 
-def _number(entry: _Entry) -> float:
+def _number(entry: Entry) -> float:
     bare = entry.value.strip()
     if bare.startswith("(") and bare.endswith(")"):  # as other schedules write them
         bare = bare[1:-1].strip()
@@ -104,7 +131,7 @@ def _number(entry: _Entry) -> float:
     return float(bare)
 
 
-def _entries(text: str, what: str, is_list: bool = False) -> Iterator[_Entry]:
+def _entries(text: str, what: str, is_list: bool = False) -> Iterator[Entry]:
     """what: PROMPT or NUMBER. is_list: there are no names, even where no bracket says so."""
     reader = _Reader(text.replace("\r\n", "\n"))
     reader.take(_SPACE)
@@ -114,10 +141,14 @@ def _entries(text: str, what: str, is_list: bool = False) -> Iterator[_Entry]:
         reader.take(_SPACE)
         if reader.next == closing:  # at the end, both are ""
             break
-        where = reader.where()
-        name = None if is_list or closing == "]" else reader.name(what)
-        value_where, value = reader.where(), reader.value(what, in_json=bool(closing))
-        yield _Entry(name, where, value, value_where)
+        start, where = reader.at, reader.where()
+        name, name_place = (None, None) if is_list or closing == "]" else reader.name(what)
+        value_at, value_where = reader.at, reader.where()
+        value, end = reader.value(what, in_json=bool(closing))
+        value_place = _inside(reader.text, what, value_at, end)
+        yield Entry(
+            name, where, value, value_where, Place(start, end), name_place, value_place, *_behind(reader.text, end)
+        )
         reader.take(_BLANK)
         ends_line = reader.next == "\n"
         reader.take(_SPACE)
@@ -131,6 +162,29 @@ def _entries(text: str, what: str, is_list: bool = False) -> Iterator[_Entry]:
         raise reader.error("the end of the text")
 
 
+def _inside(text: str, what: str, start: int, end: int) -> Place:
+    """Where a value is without its quotes and parentheses."""
+    number = _NUMBER.search(text, start, end) if what == NUMBER else None
+    if number:
+        return Place(*number.span())
+    return Place(start + 1, end - 1) if text.startswith('"', start) else Place(start, end)
+
+
+def _behind(text: str, end: int) -> tuple[int | None, int]:
+    """Of an entry whose value ends there: where its comma is, and where what belongs to it ends."""
+    after = _end(_SPACE, text, end)
+    comma = after if text[after : after + 1] == "," else None
+    end = end if comma is None else comma + 1
+    line_end = _end(_BLANK, text, end)
+    return comma, line_end if text[line_end : line_end + 1] in ("", "\n") else end
+
+
+def _end(pattern: re.Pattern[str], text: str, start: int) -> int:
+    match = pattern.match(text, start)
+    assert match is not None  # they all match ""
+    return match.end()
+
+
 class _Reader:
     def __init__(self, text: str) -> None:
         self.text = text
@@ -142,10 +196,8 @@ class _Reader:
         return self.text[self.at : self.at + 1]
 
     def take(self, pattern: re.Pattern[str]) -> str:
-        match = pattern.match(self.text, self.at)
-        assert match is not None  # they all match ""
-        self.at = match.end()
-        return match.group()
+        start, self.at = self.at, _end(pattern, self.text, self.at)
+        return self.text[start : self.at]
 
     def where(self, further: int = 0) -> Where:
         before = self.text[: self.at + further]
@@ -163,28 +215,32 @@ class _Reader:
         self.at = match.end()
         return _unescaped(match.group(1))
 
-    def name(self, what: str) -> str:
-        """What stands before a value, with what separates them."""
-        start = self.at
-        name = (self.quoted() if self.next == '"' else self.take(_BARE_NAME)).strip()
+    def name(self, what: str) -> tuple[str, Place]:
+        """What stands before a value, with what separates them; and where, without quotes."""
+        start, quotes = self.at, self.next == '"'
+        name = self.quoted() if quotes else self.take(_BARE_NAME)
+        place = Place(start + quotes, self.at - quotes if quotes else start + len(name.rstrip()))
         self.take(_GAP)
         if self.next not in (":", "="):
             self.at = start
             raise self.error(f"{FRAME}, a colon and {what}")
         self.at += 1
         self.take(_GAP)
-        return name
+        return name.strip(), place
 
-    def value(self, what: str, in_json: bool) -> str:
+    def value(self, what: str, in_json: bool) -> tuple[str, int]:
+        """A value, and where it ends; the reader goes on behind its line's comment where the value has no quotes."""
+        start = self.at
         if self.next == '"':
-            return self.quoted()
+            return self.quoted(), self.at
         if what == NUMBER:
-            return self.take(_UP_TO_COMMA)
-        start, line = self.at, self.take(_REST_OF_LINE)
+            value = self.take(_UP_TO_COMMA)
+            return value, start + len(value.rstrip())
+        line = self.take(_REST_OF_LINE)
         value = _COMMENT.sub("", line).strip()
         another = _ANOTHER_NAME.search(value)
         if value and not in_json and not another:
-            return value
+            return value, start + len(value)
         self.at = start
         if another and not in_json:
             raise self.where(another.start() + 1).error(

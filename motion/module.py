@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -256,9 +256,14 @@ def load_motion_model(path: str, name: str | None = None) -> MotionModelHandle:
     )
 
 
-def motion_model_from_state(state: dict[str, Tensor], name: str, dtype: torch.dtype | None = None) -> MotionModelHandle:
-    """The same from tensors in memory, which are kept for as long as the handle is. dtype: the host's choice by default."""
-    config, canonical = read_motion_model(state)
+def motion_model_from_state(
+    state: dict[str, Tensor], name: str, dtype: torch.dtype | None = None, metadata: Mapping[str, str] | None = None
+) -> MotionModelHandle:
+    """The same from tensors in memory, which are kept for as long as the handle is. dtype: the host's choice by default.
+
+    metadata: as of a file.
+    """
+    config, canonical = read_motion_model(state, metadata)
 
     def make() -> ModelPatcher:
         return _make_patcher(config, canonical, dtype)

@@ -17,6 +17,7 @@ from .settings import check
 
 CLIP_AXES = (0, 2, 3)  # frames, height and width of [frames, channels, height, width]
 LONGEST_RANGE = 10_000  # seeds that one "first-last" may stand for
+NEXT_SEED = 0x9E3779B97F4A7C15  # far beyond seeds that people try
 
 DEFAULT, CONSTANT, REPEATED, FREENOISE = "default", "constant", "repeated", "FreeNoise"
 TRAVEL, TRAVEL_AND_BACK = "seed travel", "seed travel and back"
@@ -37,7 +38,8 @@ class FreeInit:
     """Settings of FreeInit. Raises ValueError for those that no sampling can have.
 
     iterations: how often the clip is sampled; once is without FreeInit. d_s, d_t: where the filter cuts off in space and in
-    time, in parts of the highest frequency. order: how steeply butterworth does.
+    time, in parts of the highest frequency. order: how steeply butterworth does. next_seed: from one iteration's fresh noise
+    to the next one's.
     """
 
     iterations: int = 2
@@ -45,6 +47,7 @@ class FreeInit:
     d_s: float = 0.25
     d_t: float = 0.25
     order: int = 4
+    next_seed: int = NEXT_SEED
 
     def __post_init__(self) -> None:
         check(self.iterations >= 1, "iterations", "at least 1", self.iterations)
@@ -79,11 +82,37 @@ def renewed(settings: FreeInit, diffused: Tensor, fresh: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """How a clip's noise is drawn where not as the host does.
+
+    seed: in place of the sampler's. further: added to either. skipped: frames before the first. seed_each: every frame of a
+    seed of its own, one more than the last one's, and not all of one.
+    """
+
+    seed: int | None = None
+    further: int = 0
+    skipped: int = 0
+    seed_each: bool = False
+
+    def first_seed(self, samplers: int) -> int:
+        return ((samplers if self.seed is None else self.seed) + self.further) % 2**64
+
+    def noise(self, seed: int, like: Tensor) -> Tensor:
+        """From first_seed, in the shape of like."""
+        frames = range(self.skipped, self.skipped + like.shape[0])
+        if self.seed_each:
+            return torch.cat([_of_still((seed + frame) % 2**64, like) for frame in frames])
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn((frames.stop, *like.shape[1:]), generator=generator)[frames.start :].to(like)
+
+
+@dataclass(frozen=True)
 class ClipNoise:
     """What the starting noise of a clip's frames has in common. Raises ValueError for settings that no noise can have.
 
     period: of repeated noise, and the window of FreeNoise, in frames; overlap: of FreeNoise's windows. seeds: of the first
-    frames, one each, and again from the start; none: the sampler's seed for all. to_seed: where seed travel leads to.
+    frames, one each, and again from the start; none: the sampler's seed for all. to_seed: where seed travel leads to. drawing:
+    of the noise that this is made of; None: the sampler's own.
     """
 
     kind: str = DEFAULT
@@ -91,6 +120,7 @@ class ClipNoise:
     overlap: int = 4
     seeds: tuple[int, ...] = ()
     to_seed: int = 0
+    drawing: Drawing | None = None
 
     def __post_init__(self) -> None:
         check(self.kind in KINDS, "kind", " or ".join(KINDS), self.kind)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import comfy.utils
 import torch
 from torch import Tensor, nn
 
 from .curves import Curve
+from .fitted import encoded
 from .moment import ClipFrames
 from .settings import check
 from .similarity import MOTIONS, similarities
@@ -38,21 +38,12 @@ class Picture:
         return similarities(self.motion, frames, self.frame)
 
     def fit(self, height: int, width: int, process_in: Callable[[Tensor], Tensor]) -> None:
-        """Encode the picture, scaled and cut as the host does with hints, for latents of this size; once for each size.
+        """Encode the picture for latents of this size; once for each size.
 
         process_in: the model's way from the VAE's latents to its own. Raises ValueError for a VAE of another kind.
         """
-        if (height, width) in self._latents:
-            return
-        scale = self.vae.spacial_compression_encode()
-        pixels = comfy.utils.common_upscale(self.pixels, width * scale, height * scale, "bilinear", "center")
-        latent = self.vae.encode(pixels.movedim(1, -1))
-        if latent.shape[1:] != (4, height, width):
-            raise ValueError(
-                f"vae: expected one that makes {[4, height, width]} of a picture, as SD1.5's does; found {list(latent.shape[1:])}. "
-                "Connect the checkpoint's."
-            )
-        self._latents[height, width] = process_in(latent)
+        if (height, width) not in self._latents:
+            self._latents[height, width] = process_in(encoded(self.pixels, self.vae, height, width))
 
     def shown(self, x: Tensor, conv: nn.Module, frames: ClipFrames) -> Tensor:
         """x, what the UNet's first convolution made of [clips * frames, 4, h, w], with PIA's share of it.

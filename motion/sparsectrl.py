@@ -14,7 +14,6 @@ import comfy.latent_formats
 import comfy.model_management
 import comfy.ops
 import torch
-import torch.nn.functional as F
 from comfy.cldm.cldm import ControlNet
 from comfy.controlnet import ControlBase
 from comfy.ldm.modules.diffusionmodules.openaimodel import TimestepEmbedSequential
@@ -23,8 +22,9 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from .attention import Kernel
+from .fitted import cut, encoded
 from .formats import MotionFormatError
-from .indices import Indices, parse_indices
+from .indices import Placing, parse_indices
 from .module import MotionModel, host_kernel, load_tensors, managed
 from .moment import frames_of_clips
 from .sparse_formats import HEADS, SparseConfig, SparseKind, read_sparse_ctrl
@@ -63,6 +63,7 @@ class SparseEncoder(ControlNet):
         frames: int,
         kernel: Kernel,
         motion_strength: float,
+        attention: float = 1.0,
     ) -> dict[str, list[Tensor]]:
         """What is added to the UNet's skips and middle, from the noise level and the conditions; the noisy clip is not seen.
 
@@ -84,7 +85,7 @@ class SparseEncoder(ControlNet):
             if index in self.sites:
                 if index == min(self.sites):
                     h, seen, skips = h[among], (emb, context), [skip[among] for skip in skips]
-                h = self.motion.at(self.sites[index])(h, frames, motion_strength, kernel=kernel)
+                h = self.motion.at(self.sites[index])(h, frames, motion_strength, kernel=kernel, attention=attention)
             skips.append(self.zero_convs[index](h, *seen))
         h = self.middle_block(h, *seen)
         return {"middle": [self.middle_block_out(h, *seen)], "output": skips}
@@ -94,9 +95,10 @@ class Conditions(NamedTuple):
     """pictures: [n, 3, height, width] in 0 to 1; indices: at which frames."""
 
     pictures: Tensor
-    indices: Indices
+    indices: Placing
     motion_strength: float = 1.0
     nearest: bool = False
+    attention: float = 1.0
 
 
 class Prepared(NamedTuple):
@@ -125,27 +127,29 @@ class SparseControl(ControlBase):
     def conditioned(
         self,
         pictures: Tensor,
-        indices: str,
+        indices: str | Placing,
         *,
         vae: Any = None,
         strength: float = 1.0,
         percent_range: tuple[float, float] = (0.0, 1.0),
         motion_strength: float = 1.0,
         nearest: bool = False,
+        attention: float = 1.0,
     ) -> SparseControl:
         """A copy with pictures [n, 3, height, width] in 0 to 1 at the frames that indices names (motion/indices.py).
 
         nearest: a context window that has none is shown the one nearest to it, at its frame that is nearest to that.
+        motion_strength, attention: of its motion modules; see motion/strength.py.
 
         Raises ValueError where these do not fit, as far as it shows without the clip's length.
         """
-        parsed = parse_indices(indices)
+        placing = parse_indices(indices) if isinstance(indices, str) else indices
         if self.config.kind is SparseKind.RGB and vae is None:
             raise ValueError(
                 f"vae: {self.name} is conditioned on pictures, which have to be encoded; found no VAE. Connect the checkpoint's."
             )
         result = self.copy()
-        result.conditions = Conditions(pictures, parsed, motion_strength, nearest)
+        result.conditions = Conditions(pictures, placing, motion_strength, nearest, attention)
         result.vae = vae if self.config.kind is SparseKind.RGB else None
         result.strength, result.timestep_percent_range = strength, percent_range
         return result
@@ -217,6 +221,7 @@ class SparseControl(ControlBase):
             clips.length,
             host_kernel(transformer_options),
             self.conditions.motion_strength,
+            self.conditions.attention,
         )
         if len(seeing) < len(shown):
             found = {place: [_among(part, rows, len(x_noisy)) for part in parts] for place, parts in found.items()}
@@ -258,18 +263,11 @@ class SparseControl(ControlBase):
 
     def _fitted(self, pictures: Tensor, height: int, width: int) -> Tensor:
         """Pictures as the stem takes them, for latents of height and width."""
-        scale = PIXELS if self.vae is None else self.vae.spacial_compression_encode()
-        pictures = _cut(pictures, height * scale, width * scale)
         if self.vae is None:
-            return pictures
+            return cut(pictures, height * PIXELS, width * PIXELS)
         loaded = comfy.model_management.loaded_models(only_currently_used=True)
-        latents = self.vae.encode(pictures.movedim(1, -1))
+        latents = encoded(pictures, self.vae, height, width)
         comfy.model_management.load_models_gpu(loaded)
-        if latents.shape[1:] != (4, height, width):
-            raise ValueError(
-                f"vae: expected one that makes {[4, height, width]} of a picture, as SD1.5's does; found {list(latents.shape[1:])}. "
-                "Connect the checkpoint's."
-            )
         return comfy.latent_formats.SD15().process_in(latents)
 
 
@@ -312,15 +310,6 @@ def _alike(shown: list[int], timesteps: Tensor, context: Tensor) -> tuple[list[i
     first = {kind: row for row, kind in reversed(list(enumerate(kinds)))}
     order = {kind: number for number, kind in enumerate(first)}
     return list(first.values()), [order[kind] for kind in kinds]
-
-
-def _cut(pictures: Tensor, height: int, width: int) -> Tensor:
-    """The centre of pictures [n, 3, h, w] in that size, scaled as the original does: what the host does loses thin lines."""
-    tall, wide = pictures.shape[2:]
-    size = min(tall, round(wide * height / width)), min(wide, round(tall * width / height))
-    top, left = ((whole - part) // 2 for whole, part in zip((tall, wide), size, strict=True))
-    centre = pictures[:, :, top : top + size[0], left : left + size[1]]
-    return F.interpolate(centre, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
 
 
 def _among(part: Tensor, rows: Tensor, count: int) -> Tensor:

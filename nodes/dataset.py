@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..trainers.camera import CAMERAS, NONE
 from ..trainers.contact_sheet import contact_sheet
 from ..trainers.dataset import find_frames, find_videos, read_text
 from ..trainers.presets import CUSTOM, PRESETS
@@ -25,7 +26,10 @@ class VideoDataset(io.ComfyNode):
             is_output_node=True,
             is_input_list=True,  # a list of captions is for the videos of one dataset
             inputs=[
-                io.String.Input("source", default="videos", tooltip="A video or a folder of videos, below ComfyUI's input folder."),
+                io.String.Input(
+                    "source", default="videos",
+                    tooltip="A video or a folder of videos, below ComfyUI's input folder; with a camera move, of pictures, too.",
+                ),
                 io.String.Input(
                     "caption", default="", multiline=True, optional=True,
                     tooltip="What the videos show. A .txt file of the same name beside a video is used instead.",
@@ -38,7 +42,10 @@ class VideoDataset(io.ComfyNode):
                 io.Int.Input("width", default=256, min=64, max=2048, step=8, optional=True, tooltip="Width in pixels to train at."),
                 io.Int.Input("height", default=256, min=64, max=2048, step=8, optional=True, tooltip="Height in pixels to train at."),
                 MotionDatasetSocket.Input("chain", optional=True, tooltip="Another Video Dataset to train on as well."),
-                io.Image.Input("images", optional=True, tooltip="Frames of a video to train on instead of a file; source is then ignored."),
+                io.Image.Input(
+                    "images", optional=True,
+                    tooltip="Frames of a video to train on instead of a file; source is then ignored. With a camera move, a single picture will do.",
+                ),
                 io.String.Input(
                     "captions", force_input=True, optional=True,
                     tooltip="A list of captions, or a text with one in each line: one for each video in the order of their names, or one for each clip.",
@@ -67,6 +74,14 @@ class VideoDataset(io.ComfyNode):
                 io.Combo.Input(
                     "preset", options=[CUSTOM, *PRESETS], default=CUSTOM, optional=True,
                     tooltip="Sets width, height and aspect_buckets in place of those above: consumer is for 8 GB. Choose the same in Train MotionDirector.",
+                ),
+                io.Combo.Input(
+                    "camera", options=list(CAMERAS), default=NONE, optional=True,
+                    tooltip="A camera move over whatever is filmed, pictures (jpg, png, webp) included: what Train Motion LoRA makes a camera LoRA of.",
+                ),
+                io.Float.Input(
+                    "camera_amount", default=0.4, min=0.05, max=1.0, step=0.05, optional=True,
+                    tooltip="How far the camera moves in a clip: 0.4 zooms by 1.4, pans by 0.4 of the width, or rolls by 0.4 of a quarter turn.",
                 ),
             ],
             outputs=[

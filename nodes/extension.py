@@ -12,7 +12,12 @@ from . import (
     dataset,
     folders,
     footage,
+    from_advanced,
     from_evolved,
+    from_evolved_context,
+    from_evolved_noise,
+    from_evolved_strength,
+    keyframes_route,
     lists,
     loaders,
     loras,
@@ -25,8 +30,10 @@ from . import (
     prompts,
     replacements,
     save_animation,
+    sparse_ctrl_training,
     sparsectrl,
     strength,
+    train_loras,
     training,
 )
 
@@ -35,6 +42,7 @@ class DiffDirectorExtension(ComfyExtension):
     async def on_load(self) -> None:
         folders.register()
         plan_route.register()
+        keyframes_route.register()
         await replacements.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
@@ -70,6 +78,17 @@ class DiffDirectorExtension(ComfyExtension):
             from_evolved.EvolvedLoader,
             from_evolved.EvolvedApply,
             from_evolved.EvolvedSampling,
-            from_evolved.EvolvedContextOptions,
-            from_evolved.EvolvedMultival,
+            from_evolved_context.EvolvedContextOptions,
+            from_evolved_strength.EvolvedMultival,
+            from_evolved_context.EvolvedViewOptions,
+            from_evolved_strength.EvolvedKeyframe,
+            from_evolved_noise.EvolvedSampleSettings,
+            from_evolved_noise.EvolvedIterations,
+            from_advanced.AdvancedSparseLoader,
+            from_advanced.AdvancedSparseMethod,
+            from_advanced.AdvancedSparsePictures,
+            from_advanced.AdvancedApply,
+            sparse_ctrl_training.TrainSparseCtrl,
+            train_loras.TrainDomainAdapter,
+            train_loras.TrainMotionLora,
         ]

@@ -14,6 +14,7 @@ import torch
 from comfy import model_management
 from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
+from comfy_execution.utils import get_executing_context
 from server import PromptServer
 from torch import Tensor
 
@@ -57,12 +58,15 @@ class Curve:
 class LiveTraining:
     """Shows one run in its node, web/training.js, in the tab that started it, and in the host's progress bar.
 
-    Every message holds all there is to show, so that a page opened halfway shows it as well. Without a node or a server
-    nothing is sent. clock: seconds that only grow.
+    Every message holds all there is to show, so that a page opened halfway shows it as well. hidden: the node's; without an
+    id in it, or without a server, nothing is sent. clock: seconds that only grow.
     """
 
-    def __init__(self, node_id: str | None, steps: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.node_id, self.steps, self._clock = node_id, steps, clock
+    def __init__(self, hidden: Any, steps: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.node_id, self.steps, self._clock = hidden.unique_id, steps, clock
+        context = get_executing_context()
+        self._prompt = None if context is None else context.prompt_id
+        self._workflow = (hidden.extra_pnginfo or {}).get("workflow", {}).get("id")
         self._bar = ProgressBar(steps)
         self._phase, self._step, self._first = "", 0, 0
         self._curves: dict[str, Curve] = {}
@@ -126,6 +130,8 @@ class LiveTraining:
         self._memory = max(self._memory, _memory_in_use())
         return {
             "node": self.node_id,
+            "prompt": self._prompt,
+            "workflow": self._workflow,
             "phase": self._phase,
             "step": self._step,
             "steps": self.steps,

@@ -170,6 +170,10 @@ class DomainAdapter(io.ComfyNode):
         return io.NodeOutput(apply_domain_adapter(model, adapter_name, layers, strength))
 
 
+# Tabs and their nodes that show a warning. An empty text takes room in a node, too: only these are given one.
+_warned: set[tuple[str | None, str]] = set()
+
+
 def warn_on_node(node_id: str | None) -> Callable[[str], None]:
     """Warnings that come up while a sampler runs: into the log and onto the node; an empty one clears the node."""
 
@@ -177,8 +181,12 @@ def warn_on_node(node_id: str | None) -> Callable[[str], None]:
         if message:
             logging.warning("DiffDirector: %s", message)
         server = getattr(PromptServer, "instance", None)
-        if node_id is not None and server is not None:
+        if node_id is None or server is None:
+            return
+        place = (server.client_id, node_id)
+        if message or place in _warned:
             # To the tab that runs the graph only; the front end keeps the last text and ignores an empty one.
             server.send_progress_text(message or " ", node_id, server.client_id)
+        (_warned.add if message else _warned.discard)(place)
 
     return warn

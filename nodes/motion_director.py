@@ -87,7 +87,7 @@ class TrainMotionDirector(io.ComfyNode):
                 io.Image.Output(display_name="sample", tooltip="The frames of the last preview."),
                 io.String.Output(display_name="path", tooltip="Where the MotionLoRA was saved."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )  # fmt: skip
 
     @classmethod
@@ -103,7 +103,7 @@ class TrainMotionDirector(io.ComfyNode):
         check_captions(sources)
         files.check_writable()
         apply_motion_model(model, handle)  # what does not fit is said before the clips are encoded
-        live = LiveTraining(cls.hidden.unique_id, config.steps)
+        live = LiveTraining(cls.hidden, config.steps)
         clips = encoded(sources, model, vae, clip, live)
         samples: list[torch.Tensor] = []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import folder_paths
@@ -14,8 +14,8 @@ from ..motion.splice import check_checkpoint
 from ..trainers import host
 from ..trainers.checkpoint import check_writable
 from ..trainers.config import PRECISIONS, MotionModuleConfig, make_config
-from ..trainers.dataset import Clip, LatentClips, encode_clips
-from ..trainers.motion_module import train_motion_module
+from ..trainers.dataset import Clip, Encoder, LatentClips, encode_clips
+from ..trainers.motion_module import check_length, train_motion_module
 from . import folders, types
 from .live import LiveTraining
 from .progress import progress
@@ -85,12 +85,16 @@ class TrainMotionModule(io.ComfyNode):
                     tooltip="The same seed gives the same training, and a further run goes on from this one.",
                 ),
                 io.Boolean.Input("resume", default=True, optional=True, tooltip="Go on from an earlier run of the same name."),
+                io.Int.Input(
+                    "max_frames", default=0, min=0, max=1024, optional=True, advanced=True,
+                    tooltip="The longest clip it can ever see. 0: as motion_model, 32 for a new one. More than motion_model's continues its encoding.",
+                ),
             ],
             outputs=[
                 MotionModelSocket.Output(display_name="motion_model", tooltip="The trained motion model."),
                 io.String.Output(display_name="path", tooltip="Where it was saved."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )  # fmt: skip
 
     @classmethod
@@ -103,8 +107,10 @@ class TrainMotionModule(io.ComfyNode):
         check_writable(folder)
         check_checkpoint(model)
         start_from = None if motion_model is None else types.motion_model(motion_model)
-        live = LiveTraining(cls.hidden.unique_id, config.steps)
-        clips = encoded(types.motion_dataset(dataset), model, vae, clip, live)
+        sources = types.motion_dataset(dataset)
+        check_length(max(source.frames for source in sources), config, start_from)
+        live = LiveTraining(cls.hidden, config.steps)
+        clips = encoded(sources, model, vae, clip, live)
         host.unload(vae.patcher, clip.patcher)
         path = train_motion_module(
             model,
@@ -119,8 +125,14 @@ class TrainMotionModule(io.ComfyNode):
         return io.NodeOutput(load_motion_model(str(path)), str(path), ui=live.ui())
 
 
-def encoded(sources: Sequence[Clip], model, vae, clip, live: LiveTraining) -> LatentClips:
-    """What a training node trains on, with the host's progress bar; computed once and kept in the user's folder."""
+def encoded(
+    sources: Sequence[Clip], model, vae, clip, live: LiveTraining,
+    wanted: Callable[[Encoder], Encoder] = lambda encoder: encoder,
+) -> LatentClips:  # fmt: skip
+    """What a training node trains on, with the host's progress bar; computed once and kept in the user's folder.
+
+    wanted: makes of the host's encoder the one that gives what is wanted of a clip.
+    """
     bar = progress(len(sources))
     cache = Path(folder_paths.get_user_directory()) / "diffdirector"
 
@@ -129,6 +141,6 @@ def encoded(sources: Sequence[Clip], model, vae, clip, live: LiveTraining) -> La
         bar(done)
 
     live.phase(f"encoding clips 0/{len(sources)}")
-    clips = encode_clips(sources, host.encoder(model, vae, clip), cache, on_clip)
+    clips = encode_clips(sources, wanted(host.encoder(model, vae, clip)), cache, on_clip)
     live.phase("preparing")
     return clips

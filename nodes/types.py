@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from comfy_api.latest import io
 
 from ..lora.patches import MotionLora
 from ..motion.curves import Curve
 from ..motion.module import MotionModelHandle
+from ..motion.sparsectrl import SparseControl
 from ..motion.strength import MotionStrength
 from ..trainers.sources import Clip, ClipSource
 
@@ -19,6 +20,18 @@ TrainingSettingsSocket = io.Custom("MOTION_TRAINING_SETTINGS")
 CurveSocket = io.Custom("MOTION_CURVE")
 MotionStrengthSocket = io.Custom("MOTION_STRENGTH")
 FloatsSocket = io.Custom("FLOATS")  # the host's Create Hook Keyframes From Floats and other packs: a list of numbers
+
+
+Own = TypeVar("Own")
+
+
+def own(name: str, value: Any, kind: type[Own], source: str) -> Own | None:
+    """value as ours, or None; other packs use the same socket names for objects of their own. source: our node that gives it."""
+    if value is not None and not isinstance(value, kind):
+        raise ValueError(
+            f"{name}: expected the output of DiffDirector's {source}, found a {type(value).__name__} of another pack."
+        )
+    return value
 
 
 def motion_model(value: object) -> MotionModelHandle:
@@ -77,5 +90,14 @@ def training_settings(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(
             f"settings: expected the output of DiffDirector's MotionDirector Settings, found a {type(value).__name__}."
+        )
+    return value
+
+
+def sparse_ctrl(value: object) -> SparseControl:
+    """value as a SparseCtrl of ours; the socket is the host's, of every ControlNet."""
+    if not isinstance(value, SparseControl):
+        raise ValueError(
+            f"start_from: expected a SparseCtrl from Load SparseCtrl, found a {type(value).__name__}. Disconnect it to start from the checkpoint."
         )
     return value

@@ -40,6 +40,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("host_version", ["own"] if surrounding_comfyui() else versions, scope="module")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For make test's workers: a file stays together; so do those that open the browser, where two pages at a time are too
+    slow, and those with full-size networks, of which two at a time are too large."""
+    together: dict[Path, str] = {}
+    for item in items:
+        if "opened" in getattr(item, "fixturenames", ()) or item.get_closest_marker("browser"):
+            together[item.path] = "pages"
+        elif item.get_closest_marker("full_size"):
+            together[item.path] = "full size"
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(together.get(item.path, str(item.path))))
+
+
 def pytest_unconfigure() -> None:
     shutil.rmtree(BASE, ignore_errors=True)
 

@@ -21,7 +21,7 @@ from diffdirector.tests.host.evaluate import SDXL_SIZES, evaluate, randn, relati
 from diffdirector.tests.host.oracle import oracle_unet
 from diffdirector.tests.host.weights import NARROW_SDXL, load_unet, motion_config, motion_state, unet_config, unet_state
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.full_size]
 FRAMES, TOLERANCE = 16, 1e-5
 
 

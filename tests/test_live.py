@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from comfy import model_management
+from comfy_execution.utils import CurrentNodeContext
 from PIL import Image, ImageSequence
 from server import PromptServer
 
@@ -45,6 +46,11 @@ def sent(monkeypatch) -> list[dict]:
     return messages
 
 
+def hidden(node_id: str | None, workflow: str | None = "a workflow") -> SimpleNamespace:
+    """A node's hidden inputs."""
+    return SimpleNamespace(unique_id=node_id, extra_pnginfo=workflow and {"workflow": {"id": workflow}})
+
+
 def report(step: int, **losses: float) -> StepReport:
     return StepReport(step, losses or {"loss": 1.0}, 1e-4, 1.0)
 
@@ -69,7 +75,7 @@ def test_points_of_a_loss_that_comes_now_and_then_lie_at_its_steps() -> None:
 
 
 def test_messages_come_three_times_a_second_and_at_the_last_step(sent, clock) -> None:
-    live = LiveTraining("12:3", 100, clock)
+    live = LiveTraining(hidden("12:3"), 100, clock)
     for step in range(1, 101):
         clock.now += 0.01
         live.step(report(step, spatial=0.5, temporal=1.0))
@@ -82,7 +88,7 @@ def test_messages_come_three_times_a_second_and_at_the_last_step(sent, clock) ->
 
 
 def test_time_left_counts_the_samples_but_the_speed_does_not(sent, clock, base) -> None:
-    live = LiveTraining("1", 101, clock)
+    live = LiveTraining(hidden("1"), 101, clock)
     for step in range(1, 52):
         clock.now += 2
         live.step(report(step))
@@ -97,14 +103,22 @@ def test_time_left_counts_the_samples_but_the_speed_does_not(sent, clock, base) 
 
 
 def test_a_resumed_run_shows_the_losses_of_the_earlier_one(sent, clock) -> None:
-    live = LiveTraining("1", 3, clock)
+    live = LiveTraining(hidden("1"), 3, clock)
     live.earlier([{"loss": 3.0}, {"loss": 2.0, "validation": 2.5}])
     live.step(report(3, loss=1.0))
     assert sent[-1]["series"] == {"loss": [[1, 3.0], [2, 2.0], [3, 1.0]], "validation": [[2, 2.5]]}
 
 
+def test_messages_say_whose_they_are(sent, clock) -> None:
+    with CurrentNodeContext("a run", "1", 0):
+        LiveTraining(hidden("1"), 2, clock).step(report(1))
+    assert [sent[-1][key] for key in ("prompt", "workflow", "node")] == ["a run", "a workflow", "1"]
+    LiveTraining(hidden("1", workflow=None), 2, clock).step(report(1))  # of a script
+    assert [sent[-1][key] for key in ("prompt", "workflow", "node")] == [None, None, "1"]
+
+
 def test_losses_that_are_no_numbers_are_left_out(sent, clock) -> None:
-    live = LiveTraining("1", 2, clock)
+    live = LiveTraining(hidden("1"), 2, clock)
     live.step(replace(report(1, loss=math.nan), validation=math.inf))
     live.step(replace(report(2, loss=0.25), validation=0.5))
     assert sent[-1]["series"] == {"loss": [[2, 0.25]], "validation": [[2, 0.5]]}
@@ -114,7 +128,7 @@ def test_a_sample_is_a_clip_that_loops_at_its_frame_rate(sent, base) -> None:
     import folder_paths
 
     images = torch.linspace(0, 1, 5)[:, None, None, None].expand(5, 16, 24, 3).requires_grad_()
-    live = LiveTraining("1", 10)
+    live = LiveTraining(hidden("1"), 10)
     live.sample(images, 4, "a ball", frame_rate=10)
     shown = sent[-1]["sample"]
     assert (shown["type"], shown["step"], shown["prompt"]) == ("temp", 4, "a ball")
@@ -127,7 +141,7 @@ def test_a_sample_is_a_clip_that_loops_at_its_frame_rate(sent, base) -> None:
 
 
 def test_cancel_is_looked_for_at_every_step_and_shows_where_it_was(sent, clock) -> None:
-    live = LiveTraining("1", 1_000_000, clock)
+    live = LiveTraining(hidden("1"), 1_000_000, clock)
     live.step(report(1))
     model_management.interrupt_current_processing()
     with pytest.raises(model_management.InterruptProcessingException):
@@ -136,16 +150,16 @@ def test_cancel_is_looked_for_at_every_step_and_shows_where_it_was(sent, clock) 
 
 
 def test_the_end_goes_to_the_hosts_history(sent, clock) -> None:
-    live = LiveTraining("1", 1, clock)
+    live = LiveTraining(hidden("1"), 1, clock)
     live.step(report(1))
     (kept,) = live.ui()[OUTPUT]
     assert json.loads(kept) == sent[-1] | {"phase": "finished", "memory": json.loads(kept)["memory"]}
-    (nothing,) = LiveTraining("1", 1, clock).ui()[OUTPUT]
+    (nothing,) = LiveTraining(hidden("1"), 1, clock).ui()[OUTPUT]
     assert json.loads(nothing)["phase"].startswith("nothing left to train")
 
 
 def test_without_a_node_or_a_server_nothing_is_sent(sent, monkeypatch) -> None:
-    LiveTraining(None, 1).step(report(1))
+    LiveTraining(hidden(None), 1).step(report(1))
     monkeypatch.delattr(PromptServer, "instance")
-    LiveTraining("1", 1).step(report(1))
+    LiveTraining(hidden("1"), 1).step(report(1))
     assert sent == []

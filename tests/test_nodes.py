@@ -115,6 +115,48 @@ CONTRACT = {
         ["CONTEXT_OPTIONS"],
     ),
     "DiffDirectorEvolvedMultival": (["float_val", "mask_optional"], ["MULTIVAL"]),
+    "DiffDirectorEvolvedViewOptions": (
+        ["view_length", "view_overlap", "view_stride", "view_schedule", "closed_loop", "fuse_method"],
+        ["VIEW_OPTS"],
+    ),
+    "DiffDirectorEvolvedKeyframe": (
+        [
+            "start_percent",
+            "prev_ad_keyframes",
+            "scale_multival",
+            "effect_multival",
+            "inherit_missing",
+            "guarantee_steps",
+        ],
+        ["AD_KEYFRAMES"],
+    ),
+    "DiffDirectorEvolvedSampleSettings": (
+        ["batch_offset", "noise_type", "seed_gen", "seed_offset", "iteration_opts", "seed_override"],
+        ["SAMPLE_SETTINGS"],
+    ),
+    "DiffDirectorEvolvedIterations": (["iterations", "init_type", "filter", "d_s", "d_t"], ["ITERATION_OPTS"]),
+    "DiffDirectorAdvancedSparseLoader": (
+        ["sparsectrl_name", "use_motion", "motion_strength", "motion_scale", "sparse_method", "context_aware"],
+        ["CONTROL_NET"],
+    ),
+    "DiffDirectorAdvancedSparseMethod": (["method", "indexes"], ["SPARSE_METHOD"]),
+    "DiffDirectorAdvancedSparsePictures": (["image", "vae"], ["IMAGE"]),
+    "DiffDirectorAdvancedApply": (
+        ["positive", "negative", "control_net", "image", "strength", "start_percent", "end_percent"],
+        ["CONDITIONING", "CONDITIONING", "MODEL"],
+    ),
+    "DiffDirectorTrainSparseCtrl": (
+        ["model", "clip", "vae", "motion_model", "dataset", "name", "steps", "kind", "start_from"],
+        ["CONTROL_NET", "STRING"],
+    ),
+    "DiffDirectorTrainDomainAdapter": (
+        ["model", "clip", "vae", "dataset", "name", "steps", "rank", "learning_rate"],
+        ["LORA_MODEL", "LOSS_MAP", "IMAGE", "STRING"],
+    ),
+    "DiffDirectorTrainMotionLora": (
+        ["model", "clip", "vae", "motion_model", "dataset", "name", "steps", "rank", "learning_rate"],
+        ["MOTION_LORA", "LOSS_MAP", "IMAGE", "STRING"],
+    ),
 }
 LOCALES = ["en", "zh"]
 
@@ -195,6 +237,8 @@ def test_sockets_refuse_objects_of_other_packs() -> None:
         types.motion_dataset("videos")
     with pytest.raises(ValueError, match="MotionDirector Settings, found a list"):
         types.training_settings([])
+    with pytest.raises(ValueError, match="a SparseCtrl from Load SparseCtrl, found a dict"):
+        types.sparse_ctrl({})
     assert types.motion_loras(None) == ()
 
 

@@ -16,6 +16,7 @@ from diffdirector.nodes import replacements
 from diffdirector.nodes.replacements import REPLACEMENTS
 from diffdirector.tests.host import loras
 from diffdirector.tests.host.checkpoints import MOTION_MODEL, link_models, tiny_motion_config
+from diffdirector.tests.host.other_pack import install_other_pack
 from diffdirector.tests.host.prompts import Prompt, animation, node, stills
 from diffdirector.tests.host.provision import ROOT, provision
 from diffdirector.tests.host.server import PromptFailed, Server
@@ -24,21 +25,12 @@ from diffdirector.tests.host.weights import motion_state
 FRAMES = 10
 V1, LCM = "v1.safetensors", "lcm.safetensors"
 EVERYWHERE = "across frames everywhere (AnimateDiff-Evolved's v1)"
-# A pack that has one of the nodes: it is left alone, though we know a replacement for it.
-OTHER_PACK = """
-import torch
-class EmptyLatentImageLarge:
-    RETURN_TYPES, FUNCTION, CATEGORY = ("LATENT",), "make", "other"
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {"width": ("INT", {}), "height": ("INT", {}), "batch_size": ("INT", {})}}
-    def make(self, width, height, batch_size):
-        return ({"samples": torch.zeros(batch_size + 3, 4, height // 8, width // 8)},)
-NODE_CLASS_MAPPINGS = {"ADE_EmptyLatentImageLarge": EmptyLatentImageLarge}
-"""
 # The link inputs of the old nodes that no replacement takes, and the sockets the replaced nodes give: a prompt with the
 # former cannot run in silence without them, for only nodes that stay missing give them.
-NOT_TAKEN = {"AD_SETTINGS", "AD_KEYFRAMES", "PER_BLOCK", "SAMPLE_SETTINGS", "VIEW_OPTS"}
+NOT_TAKEN = {
+    "AD_SETTINGS", "PER_BLOCK", "NOISE_LAYERS", "CUSTOM_CFG", "SIGMA_SCHEDULE", "IMAGE_INJECT", "ANCESTRAL_OPTS", "TIMESTEP_KEYFRAME",
+    "LATENT_KEYFRAME", "CONTROL_NET_WEIGHTS", "CN_WEIGHTS_EXTRAS",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +55,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = base / "models/animatediff_motion_lora"
     folder.mkdir(parents=True)
     save_file(loras.in_original_naming(loras.motion_lora(motion, rank=4, seed=3)), folder / "zoom.safetensors")
-    pack = base / "custom_nodes" / "other"
-    pack.mkdir(parents=True)
-    (pack / "__init__.py").write_text(OTHER_PACK)
+    install_other_pack(base)
     with Server(provision(), base) as running:
         yield running
 
@@ -142,7 +132,7 @@ def test_a_prompt_keeps_what_we_do_not_know_and_what_is_installed(monkeypatch: p
         "inputs": {"name": "a", "strength": 2.0},
         "_meta": {"title": "x"},
     }
-    stranger = node("ADE_AnimateDiffKeyframe", start_percent=0.5)
+    stranger = node("ADE_PIA_AnimateDiffKeyframe", start_percent=0.5)
     request = replacements.replace_in_prompt({"prompt": {"1": lora, "2": stranger}, "client_id": "c"})
     replaced = {
         "class_type": "DiffDirectorMotionLora",
@@ -162,7 +152,7 @@ def test_the_front_end_learns_of_every_replacement(server: Server) -> None:
         (listed,) = known[old]
         assert listed["new_node_id"] == entry.new and entry.new in definitions
         assert listed["old_widget_ids"] == list(entry.widgets)
-        assert listed["output_mapping"] == [{"new_idx": 0, "old_idx": 0}]
+        assert listed["output_mapping"] == [{"new_idx": number, "old_idx": number} for number in range(entry.outputs)]
         named = {item["old_id"]: item["new_id"] for item in listed["input_mapping"] if "old_id" in item}
         assert named == entry.inputs
 
@@ -283,10 +273,11 @@ def test_what_has_no_counterpart_is_named(server: Server) -> None:
     )
     with pytest.raises(PromptFailed, match="fuse_method: 'random' not in"):
         server.run(random)
-    settings = gen1(sample_settings=["settings", 0])
-    settings["settings"] = node("ADE_AnimateDiffSamplingSettings", batch_offset=0)
-    with pytest.raises(PromptFailed, match="ADE_AnimateDiffSamplingSettings"):
-        server.run(settings)
+    schedule = gen1(sample_settings=["settings", 0])
+    schedule["settings"] = node("ADE_AnimateDiffSamplingSettings", sigma_schedule=["sigmas", 0])
+    schedule["sigmas"] = node("ADE_SigmaSchedule", beta_schedule="lcm")
+    with pytest.raises(PromptFailed, match="ADE_SigmaSchedule"):
+        server.run(schedule)
     incomplete = gen1()
     del incomplete["loader"]["inputs"]["model"]
     with pytest.raises(PromptFailed, match="Required input is missing"):

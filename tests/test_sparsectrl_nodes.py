@@ -43,8 +43,9 @@ def files(base: Path) -> None:
     save_file(scribble | {stem: scribble[stem][:, :3].contiguous()}, folder / "maskless.safetensors")
     camera = loras.motion_lora(motion_state(tiny_motion_config()), rank=4, seed=3)
     save_file(loras.in_original_naming(camera), folder / "lora.safetensors")
-    (folder / MOTION_MODEL).symlink_to(base / "models/animatediff_models" / MOTION_MODEL)
-    (folder / CHECKPOINT).symlink_to(base / "models/checkpoints" / CHECKPOINT)
+    for kind, name in (("animatediff_models", MOTION_MODEL), ("checkpoints", CHECKPOINT)):
+        (folder / name).unlink(missing_ok=True)  # another file's tests use these, too
+        (folder / name).symlink_to(base / "models" / kind / name)
     from comfy.cldm.cldm import ControlNet
 
     with torch.device("meta"):

@@ -231,7 +231,7 @@ def test_killed_while_it_saves_it_resumes_to_the_same_bits(server: Server, tmp_p
     assert not [path for folder in {path.parent for path in files} for path in folder.glob(".*")]
 
     server.run(only_training(training(server, "whole", **settings)))
-    for path, whole in zip(files[:2], files_of(server, "whole")[:2], strict=True):
+    for path, whole in zip(files.loras.values(), files_of(server, "whole").loras.values(), strict=True):
         found, expected = load_file(path), load_file(whole)
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[key], expected[key]) for key in expected)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from diffdirector.tests.demo import stack
+from diffdirector.tests.host.layout import Box, lying_over
 from diffdirector.tests.host.provision import ROOT
+from diffdirector.tests.host.shipped import WORKFLOWS
 from diffdirector.tests.host.workflow import load_workflow
 
-WORKFLOWS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 TITLE_BAR = 30  # it lies above a node's pos; a group's is inside its bounding
 NOTE = "MarkdownNote"
 FOLDERS = {
@@ -27,34 +27,13 @@ FOLDERS = {
 OWN = {stack.CHECKPOINT, stack.MOTION_MODEL, "my-motion.safetensors"}
 
 
-class Box(NamedTuple):
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-    def overlaps(self, other: Box) -> bool:
-        return (
-            self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
-        )
-
-    def contains(self, other: Box) -> bool:
-        return (
-            self.left <= other.left
-            and self.top <= other.top
-            and other.right <= self.right
-            and other.bottom <= self.bottom
-        )
-
-
 def node_box(node: dict[str, Any]) -> Box:
     (x, y), (width, height) = node["pos"], node["size"]
     return Box(x, y - TITLE_BAR, x + width, y + height)
 
 
 def group_box(group: dict[str, Any]) -> Box:
-    x, y, width, height = group["bounding"]
-    return Box(x, y, x + width, y + height)
+    return Box.of(group["bounding"])
 
 
 @pytest.fixture(params=WORKFLOWS)
@@ -70,12 +49,7 @@ def workflow(name: str) -> dict[str, Any]:
 def test_nothing_lies_over_anything_else(workflow: dict[str, Any]) -> None:
     nodes = [(f"{node['id']} {node['type']}", node_box(node)) for node in workflow["nodes"]]
     groups = [(group["title"], group_box(group)) for group in workflow["groups"]]
-    for boxes in (nodes, groups):
-        assert [(a, b) for (a, box), (b, other) in combinations(boxes, 2) if box.overlaps(other)] == []
-    # a node is in a group or outside of it, never across its edge
-    assert [
-        (node, group) for node, box in nodes for group, frame in groups if frame.overlaps(box) and not frame.contains(box)
-    ] == []  # fmt: skip
+    assert lying_over(nodes, groups) == []
 
 
 def test_every_node_is_in_a_group_with_a_title(workflow: dict[str, Any]) -> None:
@@ -128,12 +102,12 @@ def test_the_note_names_every_file_its_page_and_its_folder(workflow: dict[str, A
     (note,) = (node for node in workflow["nodes"] if node["type"] == NOTE)
     assert note["title"] == "Read me"
     (text,) = note["widgets_values"]
-    assert text.startswith("## ")
+    assert text.startswith("## ") and "`" not in text
     for node in workflow["nodes"]:
         for model in node["properties"].get("models", []):
             page = model["url"].split("/resolve/")[0]
             (line,) = (line for line in text.splitlines() if f"[{model['name']}]({page})" in line)
-            assert line.endswith(f"→ **models/{model['directory']}**")
+            assert line.endswith(f"\N{RIGHTWARDS ARROW} **models/{model['directory']}**")
 
 
 def test_the_thumbnail_is_small_and_square(name: str) -> None:

@@ -12,17 +12,22 @@ from ..lora.patches import apply_domain_adapter, load_lora
 from ..motion.formats import MotionFormatError
 from ..motion.identify import FileKind
 from ..motion.module import load_motion_model
+from ..motion.sparsectrl import load_sparse_ctrl
 from . import host
 from .checkpoint import SaveError
-from .config import ConfigError, MotionModuleConfig
+from .config import ConfigError, DomainAdapterConfig, MotionLoraConfig, MotionModuleConfig, SparseCtrlConfig
 from .contact_sheet import contact_sheet
 from .dataset import DatasetError, encode_clips
+from .domain_adapter import train_domain_adapter
 from .errors import TrainingDiverged, TrainingOutOfMemory
 from .loop import StepReport
+from .lora_training import LoraFiles
 from .motion_director import MotionDirectorFiles, train_motion_director
+from .motion_lora import train_motion_lora
 from .motion_module import train_motion_module
 from .recipe import Recipe, read_recipe
 from .sampling import Previews
+from .sparse_ctrl import check_trainable, encoder_for, train_sparse_ctrl
 
 EXPECTED = (
     ConfigError, DatasetError, LoraFormatError, MotionFormatError, SaveError, TrainingDiverged, TrainingOutOfMemory,
@@ -56,15 +61,19 @@ def train(recipe: Recipe) -> Path:
         layers = load_lora(str(recipe.domain_adapter), name, FileKind.SPATIAL_LORA)
         model = apply_domain_adapter(model, name, layers, 1.0)
     motion_model = None if recipe.motion_model is None else load_motion_model(str(recipe.motion_model))
+    encoder, sparse_ctrl = host.encoder(model, vae, clip), None
+    if isinstance(config, SparseCtrlConfig):
+        assert motion_model is not None
+        sparse_ctrl = None if recipe.sparse_ctrl is None else load_sparse_ctrl(str(recipe.sparse_ctrl))
+        check_trainable(model, motion_model, max(video.frames for video in recipe.videos), config, sparse_ctrl)
+        encoder = encoder_for(config, encoder)
     with tqdm(total=len(recipe.videos), desc="encoding", unit="video") as bar:
-        clips = encode_clips(
-            recipe.videos, host.encoder(model, vae, clip), recipe.output / "cache", lambda done, total: bar.update()
-        )
+        clips = encode_clips(recipe.videos, encoder, recipe.output / "cache", lambda done, total: bar.update())
     previews = None
     if recipe.sample_prompt:
         previews = Previews.of(
             recipe.sample_prompt, clip, vae, every=recipe.sample_every, seed=config.seed,
-            frames=clips.frames, width=clips.width, height=clips.height,
+            frames=1 if isinstance(config, DomainAdapterConfig) else clips.frames, width=clips.width, height=clips.height,
         )  # fmt: skip
     host.unload(vae.patcher, clip.patcher)
     with tqdm(total=config.steps, desc=config.name, unit="step") as bar:
@@ -80,7 +89,20 @@ def train(recipe: Recipe) -> Path:
             return train_motion_module(
                 model, clips, config, recipe.output, start_from=motion_model, resume=recipe.resume, on_step=on_step
             )
+        files = LoraFiles.of_one(config.name, recipe.output)
+        if isinstance(config, DomainAdapterConfig):
+            return train_domain_adapter(
+                model, clips, config, files, resume=recipe.resume, on_step=on_step, previews=previews
+            )
         assert motion_model is not None
+        if isinstance(config, SparseCtrlConfig):
+            return train_sparse_ctrl(
+                model, motion_model, clips, config, recipe.output, start_from=sparse_ctrl, resume=recipe.resume, on_step=on_step
+            )  # fmt: skip
+        if isinstance(config, MotionLoraConfig):
+            return train_motion_lora(
+                model, motion_model, clips, config, files, resume=recipe.resume, on_step=on_step, previews=previews
+            )
         files = MotionDirectorFiles.in_folders(config.name, recipe.output, recipe.output)
         return train_motion_director(
             model, motion_model, clips, config, files, resume=recipe.resume, on_step=on_step, previews=previews

@@ -7,6 +7,7 @@ functions' own keys.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,8 +17,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Generator, Tensor
 
+from .camera import NONE
 from .checkpoint import save_tensors
-from .sources import Clip, FrameSource, VideoSource, check_number, digest
+from .listing import read_listing
+from .sources import PICTURE_EXTENSIONS, Clip, FrameSource, PictureSource, VideoSource, check_number, digest
 from .video import VIDEO_EXTENSIONS, DatasetError, left_out, nothing_usable
 
 AnyClip = TypeVar("AnyClip", VideoSource, FrameSource)
@@ -27,15 +30,17 @@ def find_videos(
     source: Path,
     caption: str = "",
     *,
+    videos: str | Path = "",
     captions: Sequence[str] = (),
     chunks: int = 1,
     hflip: bool = False,
     repeats: int = 1,
     **settings: Any,
 ) -> list[VideoSource]:
-    """Clips of the video at source, or of all videos below it in the order of their names.
+    """Clips of the video at source, or of all videos below it in the order of their names; with a camera move among the
+    settings, of pictures, too. With videos, a folder: of those in it that the table at source lists (see read_listing).
 
-    A video's caption is its own in captions, else a .txt of its name beside it, else caption. captions, chunks, hflip,
+    A video's caption is its own in captions, else a .txt of its name beside it or the table's, else caption. captions, chunks, hflip,
     repeats and settings are those of find_frames. What cannot be read or is too short is logged and left out. Raises
     DatasetError where no clip is left, with every reason, and where captions and videos do not match.
     """
@@ -44,8 +49,13 @@ def find_videos(
         text = path.with_suffix(".txt")
         return read_text(text).strip() if text.exists() else caption
 
-    videos = [VideoSource(path, caption_of(path), **settings) for path in _videos_at(source)]
-    return _clips(videos, captions, chunks, hflip, repeats)
+    if videos:
+        found = [(path, own or caption) for path, own in read_listing(source, Path(videos))]
+    else:
+        suffixes = VIDEO_EXTENSIONS | (PICTURE_EXTENSIONS if settings.get("camera", NONE) != NONE else set())
+        found = [(path, caption_of(path)) for path in _videos_at(source, suffixes)]
+    sources = [_kind(path)(path, text, **settings) for path, text in found]
+    return _clips(sources, captions, chunks, hflip, repeats)
 
 
 def find_frames(
@@ -254,24 +264,33 @@ def _captioned(cut: Sequence[Sequence[AnyClip]], captions: Sequence[str]) -> lis
     )
 
 
-def _videos_at(source: Path) -> list[Path]:
+def _kind(path: Path) -> type[VideoSource]:
+    return PictureSource if path.suffix.lower() in PICTURE_EXTENSIONS else VideoSource
+
+
+def _videos_at(source: Path, extensions: AbstractSet[str]) -> list[Path]:
     if source.is_file():
         return [source]
-    found = _videos_in(source.rglob("*"))
+    found = _files_in(source.rglob("*"), extensions)
     if found:
         return found
-    expected = f"{source}: expected a video or a folder with {', '.join(sorted(VIDEO_EXTENSIONS))} files, found"
+    expected = f"{source}: expected a video or a folder with {', '.join(sorted(extensions))} files, found"
     if source.is_dir():
+        pictures = _files_in(source.rglob("*"), PICTURE_EXTENSIONS)
+        if pictures:
+            raise DatasetError(
+                f"{expected} {len(pictures)} pictures, which do not move. Choose a camera move (camera), such as zoom_in, or another folder."
+            )
         raise DatasetError(f"{expected} none.")
-    names = [path.name for path in _videos_in(source.parent.glob("*"))]
+    names = [path.name for path in _files_in(source.parent.glob("*"), extensions)]
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
     raise DatasetError(
         f"{expected} nothing of that name. Videos in {source.parent}: {', '.join(names[:20]) or 'none'}{more}."
     )
 
 
-def _videos_in(paths: Iterable[Path]) -> list[Path]:
-    return sorted(path for path in paths if path.suffix.lower() in VIDEO_EXTENSIONS and not path.name.startswith("."))
+def _files_in(paths: Iterable[Path], extensions: AbstractSet[str]) -> list[Path]:
+    return sorted(path for path in paths if path.suffix.lower() in extensions and not path.name.startswith("."))
 
 
 def _cached(path: Path, make: Callable[[], Tensor]) -> Tensor:

@@ -134,13 +134,13 @@ def spatial_layers(model: ModelPatcher) -> dict[str, torch.nn.Module]:
     return {path: layers[name] for path, name in paths.items() if name in layers}
 
 
-def recompute_activations(model: ModelPatcher, motion: torch.nn.Module) -> None:
-    """Gradient checkpointing (arXiv:1604.06174) for each layer of model's UNet and each motion module, for as long as they live.
+def recompute_activations(*networks: torch.nn.Module) -> None:
+    """Gradient checkpointing (arXiv:1604.06174) for each layer of UNets and each motion module, for as long as they live.
 
-    For a trainable_copy() and a motion model of one's own only: their layers' forward is replaced.
+    For those of a trainable_copy() and a motion model of one's own only: their layers' forward is replaced.
     """
     kinds = (ResBlock, SpatialTransformer, TemporalTransformer)
-    for layer in [*model.model.diffusion_model.modules(), *motion.modules()]:
+    for layer in [layer for network in networks for layer in network.modules()]:
         if isinstance(layer, kinds):
             layer.forward = _recomputed(layer, layer.forward)
 

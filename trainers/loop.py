@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, autocast
 
 from .checkpoint import load_state, save_state
 from .config import ConfigError, TrainConfig
@@ -170,8 +170,8 @@ class Trainer:
         for name, value in values.items():
             self._logs.add_scalar(name, value, report.step)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+    def _autocast(self) -> autocast:
+        return autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +11,17 @@ from comfy.model_patcher import ModelPatcher
 from torch import Generator, Tensor
 
 from ..lora.version import VERSION
-from ..motion.formats import MotionConfig, SiteConfig, Version, expected_shapes, sinusoidal_encoding
+from ..motion.formats import VERSION_KEY, MotionConfig, SiteConfig, Version, expected_shapes, sinusoidal_encoding
 from ..motion.module import MotionModelHandle, motion_model_from_state
 from ..motion.splice import apply_motion_model, unet_shape
 from . import host
 from .checkpoint import check_writable, save_tensors
-from .config import ConfigError, MotionModuleConfig
+from .config import NEW_MODULE_FRAMES, ConfigError, MotionModuleConfig
 from .dataset import LatentClips
 from .denoiser import Denoiser
 from .loop import VALIDATION_SEED, StepReport, Trainer, described, step_generator
+
+ROUNDING = 5e-3  # of an encoding that a file keeps in half precision
 
 
 def train_motion_module(
@@ -58,23 +60,31 @@ class MotionModuleTraining:
     ) -> None:
         base = host.trainable_copy(model)
         if base.model.diffusion_model.num_classes is not None:
-            raise ValueError("Motion modules are trained on SD1.5 checkpoints for now; this one is SDXL.")
+            raise ConfigError("Motion modules are trained on SD1.5 checkpoints for now; this one is SDXL.")
         if start_from is not None and start_from.config.takes_picture:
             raise ConfigError(
                 f"motion_model: expected one that animates a prompt, found {start_from.name}, a PIA, which is trained with pictures. "
                 "Start from an AnimateDiff motion model, or from none."
             )
+        check_length(max(len(latents) for latents in clips.latents), config, start_from)
+        metadata = {}
         if start_from is None:
-            state = new_motion_state(motion_config_for(base, config.max_frames), step_generator(config.seed, -1))
+            shape = motion_config_for(base, config.max_frames or NEW_MODULE_FRAMES, config.middle)
+            state = new_motion_state(shape, step_generator(config.seed, -1))
         else:
-            state = {key: value.clone() for key, value in start_from.patcher.model.state_dict().items()}
+            state = lengthened(start_from.patcher.model.state_dict(), config.max_frames, start_from.name)
+            metadata[VERSION_KEY] = start_from.config.version.name
         self.config = replace(config, precision=host.precision(base, config.precision))
         self.about = {"base": host.name_of(model), "dataset": clips.digest}
         self.clips, self.held_out = clips.held_out(config.held_out) if config.held_out else (clips, None)
-        self.handle = motion_model_from_state(state, config.name, dtype=torch.float32)
+        self.handle = motion_model_from_state(state, config.name, dtype=torch.float32, metadata=metadata)
         self.model = apply_motion_model(base, self.handle, beta_schedule="sqrt_linear (AnimateDiff)")
         host.load(self.model)
         self.parameters = dict(self._chosen_parameters())
+        if not self.parameters:
+            raise ConfigError(
+                f"trainable: expected parts of the weights' names, such as motion_modules. or to_q; found {', '.join(config.trainable)}, which are in none."
+            )
         self.denoiser = Denoiser(self.model, config)
 
     def run(self, folder: Path, resume: bool, on_step: Callable[[StepReport], None]) -> Path:
@@ -96,7 +106,8 @@ class MotionModuleTraining:
             halved,
             described(self.config)
             | self.about
-            | {"model_type": "motion_module", "trained_steps": str(trainer.step), "diffdirector": VERSION},
+            | {"model_type": "motion_module", "trained_steps": str(trainer.step), "diffdirector": VERSION}
+            | {VERSION_KEY: self.handle.config.version.name},
         )
 
     def losses(self, generator: Generator) -> Iterator[tuple[str, Tensor]]:
@@ -124,10 +135,42 @@ class MotionModuleTraining:
                 yield name, parameter
 
 
-def motion_config_for(model: ModelPatcher, max_frames: int) -> MotionConfig:
-    """The config of a motion model with a module at every block of model's UNet, as AnimateDiff v2 has them."""
+def check_length(frames: int, config: MotionModuleConfig, start_from: MotionModelHandle | None) -> None:
+    """Raise ConfigError where the motion model can never see clips of so many frames."""
+    limit = max(config.max_frames, start_from.config.max_frames) if start_from else config.max_frames or NEW_MODULE_FRAMES  # fmt: skip
+    if frames > limit:
+        raise ConfigError(
+            f"max_frames: expected at least {frames}, as many as a clip of the dataset has; the motion model takes {limit}. "
+            "Raise max_frames, or lower the dataset's frames."
+        )
+
+
+def lengthened(state: Mapping[str, Tensor], frames: int, name: str) -> dict[str, Tensor]:
+    """A copy of a motion model's tensors with positional encodings for at least so many frames: what is stored stays, and
+    after it the sinusoid goes on (arXiv:1706.03762, section 3.5). Raises ConfigError for an encoding that is none."""
+    longer = {}
+    for key, value in state.items():
+        longer[key] = value.clone()
+        if key.endswith(".pe") and frames > value.shape[1]:
+            expected, length = sinusoidal_encoding(frames, value.shape[2]).to(value), value.shape[1]
+            if not torch.allclose(value, expected[:, :length], rtol=0, atol=ROUNDING):
+                raise ConfigError(
+                    f"max_frames: {name} has a positional encoding of its own for {length} frames, not the original's sinusoid, so nothing "
+                    f"says how it goes on to {frames}. Set max_frames to {length} or 0, or start from another motion model."
+                )
+            longer[key] = torch.cat([value, expected[:, length:]], dim=1)
+    return longer
+
+
+def motion_config_for(model: ModelPatcher, max_frames: int, middle: bool) -> MotionConfig:
+    """The config of a motion model with a module at every block of model's UNet, as AnimateDiff v2 has them; without
+    those of the middle as v1 and v3."""
     places = unet_shape(model.model.diffusion_model).blocks()
-    sites = {site: SiteConfig(width, width, 4 * width, depth=1, attentions=2) for site, (_, width) in places.items()}
+    sites = {
+        site: SiteConfig(width, width, 4 * width, depth=1, attentions=2)
+        for site, (_, width) in places.items()
+        if middle or not site.startswith("mid_block.")
+    }
     return MotionConfig(Version.V2, sites, max_frames)
 
 

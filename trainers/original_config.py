@@ -1,4 +1,4 @@
-"""Reads the settings of ExponentialML's AnimateDiff-MotionDirector (my_video.yaml and the training.yaml it names) as a recipe of ours."""
+"""Other trainers' settings files as recipes of ours: AnimateDiff's own, Evo-Tuner's, and AnimateDiff-MotionDirector's."""
 
 from __future__ import annotations
 
@@ -6,35 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .config import ConfigError
-from .presets import PRESETS
-
-# training.yaml's names and ours
-_TRAINING = {
-    "learning_rate": "learning_rate",
-    "learning_rate_spatial": "spatial_learning_rate",
-    "lora_rank": "rank",
-    "lora_unet_dropout": "dropout",
-    "adam_weight_decay": "weight_decay",
-    "train_batch_size": "batch_size",
-    "max_train_steps": "steps",
-    "checkpointing_steps": "save_every",
-    "global_seed": "seed",
-    "cfg_random_null_text_ratio": "caption_dropout",
-    "gradient_checkpointing": "gradient_checkpointing",
-}
-_DATASET = {
-    "width": "width",
-    "height": "height",
-    "use_bucketing": "aspect_buckets",
-    "sample_start_idx": "start",
-    "frame_step": "frame_step",
-    "n_sample_frames": "frames",
-    "max_chunks": "chunks",
-}
-FRAME_STEP = 3  # of the original
+from .original_animatediff import recipe_of_animatediff
+from .original_evo_tuner import recipe_of_evo_tuner
+from .original_motion_director import recipe_of_motion_director
+from .original_yaml import read_yaml
 
 
 def is_original_config(path: Path) -> bool:
@@ -43,67 +19,16 @@ def is_original_config(path: Path) -> bool:
 
 def read_original_config(path: Path) -> dict[str, Any]:
     """The content of a recipe file, as TOML would give it. Raises ConfigError for what has no counterpart here."""
-    video_config = _yaml(path)
-    video = video_config.get("video")
-    if not isinstance(video, dict) or "path" not in video:
-        raise ConfigError(f"{path.name}: expected the video.path of a my_video.yaml, found none")
-    checkpoint = video_config.get("unet_checkpoint_path") or video_config.get("pretrained_model_path")
-    if not str(checkpoint).lower().endswith((".safetensors", ".ckpt")):
-        raise ConfigError(
-            f"{path.name}: expected unet_checkpoint_path to name a checkpoint file (.safetensors, .ckpt), found {checkpoint!r}: "
-            "folders in diffusers' layout are not read. Give the same model as one file."
-        )
-    quality = video_config.get("quality", "preferred")
-    if quality not in PRESETS:
-        raise ConfigError(f"{path.name}: quality: expected one of {', '.join(PRESETS)}; found {quality!r}")
-    dataset = {
-        "source": video["path"],
-        "caption": video.get("training_prompt", ""),
-        "start": video.get("start_time", 0),
-        "chunks": video.get("max_chunks", 1),
-        "frame_step": FRAME_STEP,
-    }
-    training: dict[str, Any] = {"name": video_config.get("save_name", "my-motion")}
-    advanced = Path(video_config.get("training_config", ""))
-    found = next((file for file in (path.parent / advanced.name, advanced) if file.is_file()), None)
-    if found is not None and not video_config.get("simple_mode", True):
-        details = _yaml(found)
-        training |= {ours: _number(theirs, details[theirs]) for theirs, ours in _TRAINING.items() if theirs in details}
-        of_data = details.get("train_data", {})
-        dataset |= {ours: of_data[theirs] for theirs, ours in _DATASET.items() if theirs in of_data}
-        if details.get("use_lion_optim"):
-            training["optimizer"] = "Lion"
-        if training.get("steps", 1) < 1:
-            del training["steps"]  # the original counts epochs then
-        if training.get("save_every", 0) < 0:
-            del training["save_every"]
-        preset = {}
-    else:
-        preset = {"preset": quality}
-    model = {"checkpoint": checkpoint, "motion_model": video_config.get("motion_module_path")}
-    if video_config.get("domain_adapter_path"):
-        model["domain_adapter"] = video_config["domain_adapter_path"]
-    sample = {"sample": {"prompt": video["validation_prompt"]}} if video.get("validation_prompt") else {}
-    return (
-        {"recipe": "motion_director", "output": "outputs", "model": model, "dataset": dataset, "training": training}
-        | preset
-        | sample
+    content = read_yaml(path)
+    data = content.get("train_data")
+    data = data if isinstance(data, Mapping) else {}
+    if "video" in content:
+        return recipe_of_motion_director(content, path)
+    if "image_finetune" in content or "csv_path" in data:
+        return recipe_of_animatediff(content, path.stem)
+    if data:
+        return recipe_of_evo_tuner(content, path.stem)
+    raise ConfigError(
+        f"{path.name}: expected the settings of another trainer: video (my_video.yaml of AnimateDiff-MotionDirector) or train_data "
+        f"(training.yaml of AnimateDiff, a config of Evo-Tuner); found {', '.join(map(str, content))}"
     )
-
-
-def _number(key: str, value: Any) -> Any:
-    """YAML 1.1 takes 5e-4 for a text."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        raise ConfigError(f"{key}: expected a number, found {value!r}") from None
-
-
-def _yaml(path: Path) -> Mapping[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path.name}: expected YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path.name}: expected settings by name, found {type(content).__name__}")
-    return content

@@ -1,4 +1,4 @@
-"""Recipe files, read and checked: TOML of ours, or the YAML of ExponentialML's AnimateDiff-MotionDirector. Pure: no host."""
+"""Recipe files, read and checked: TOML of ours, or the YAML of another trainer (original_config.py). Pure: no host."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config import ConfigError, MotionDirectorConfig, MotionModuleConfig, make_config
+from .config import (
+    ConfigError,
+    DomainAdapterConfig,
+    MotionDirectorConfig,
+    MotionLoraConfig,
+    MotionModuleConfig,
+    SparseCtrlConfig,
+    make_config,
+)  # fmt: skip
 from .dataset import VideoSource, check_captions, find_videos, read_text
 from .original_config import is_original_config, read_original_config
 from .presets import PRESETS
@@ -18,18 +26,26 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-KINDS = {"motion_module": MotionModuleConfig, "motion_director": MotionDirectorConfig}
+KINDS = {
+    "motion_module": MotionModuleConfig,
+    "motion_director": MotionDirectorConfig,
+    "sparse_ctrl": SparseCtrlConfig,
+    "domain_adapter": DomainAdapterConfig,
+    "motion_lora": MotionLoraConfig,
+}
 DATASET = {
     "source", "caption", "caption_file", "frames", "frame_step", "start", "chunks", "width", "height", "aspect_buckets", "hflip", "repeats",
+    "camera", "camera_amount",
+    "videos",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """checkpoint, motion_model and domain_adapter are model files, output is a folder; sample_prompt "" is no previews,
-    sample_every 0 only one at the end."""
+    """checkpoint, motion_model, domain_adapter and sparse_ctrl (to start from) are model files, output is a folder;
+    sample_prompt "" is no previews, sample_every 0 only one at the end."""
 
-    config: MotionModuleConfig | MotionDirectorConfig
+    config: MotionModuleConfig | MotionDirectorConfig | SparseCtrlConfig | DomainAdapterConfig | MotionLoraConfig
     videos: list[VideoSource]
     checkpoint: Path
     motion_model: Path | None
@@ -38,6 +54,7 @@ class Recipe:
     resume: bool
     sample_prompt: str
     sample_every: int
+    sparse_ctrl: Path | None = None
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -50,14 +67,21 @@ def read_recipe(path: Path) -> Recipe:
     if kind is None:
         raise ConfigError(f"recipe: expected one of {', '.join(KINDS)}; found {content.get('recipe')}")
     model, training, sample = (dict(content.get(table, {})) for table in ("model", "training", "sample"))
-    _known(model, "model.", {"checkpoint", "motion_model", "domain_adapter"})
+    start = {"sparse_ctrl"} if kind is SparseCtrlConfig else set()
+    _known(model, "model.", {"checkpoint", "motion_model", "domain_adapter"} | start)
     _known(sample, "sample.", {"prompt", "every"})
-    if kind is MotionDirectorConfig and not model.get("motion_model"):
+    if kind in (MotionDirectorConfig, MotionLoraConfig) and not model.get("motion_model"):
         raise ConfigError("model.motion_model: expected the motion model that the motion is taught to, found none")
-    if kind is MotionModuleConfig and (sample or "preset" in content):
+    if kind is SparseCtrlConfig and not model.get("motion_model"):
+        raise ConfigError("model.motion_model: expected the motion model that the SparseCtrl works with, found none")
+    if kind is DomainAdapterConfig and model.get("motion_model"):
         raise ConfigError(
-            "sample and preset: expected in a motion_director recipe only, found in one of a motion_module"
+            "model.motion_model: expected none, a domain adapter is trained without; found one. Leave it out."
         )
+    if kind in (MotionModuleConfig, SparseCtrlConfig) and sample:
+        raise ConfigError(f"sample: expected in recipes of LoRAs only, found in one of a {content['recipe']}")
+    if kind is not MotionDirectorConfig and "preset" in content:
+        raise ConfigError(f"preset: expected in a motion_director recipe only, found in one of a {content['recipe']}")
     tables = content.get("dataset", {})
     tables = tables if isinstance(tables, list) else [tables]
     if preset := content.get("preset"):
@@ -68,7 +92,7 @@ def read_recipe(path: Path) -> Recipe:
         tables = [{**PRESETS[preset].dataset, **table} for table in tables]
     resume, config = bool(training.pop("resume", True)), make_config(kind, training)
     videos = [video for table in tables for video in _videos(table)]
-    if kind is MotionDirectorConfig:
+    if kind not in (MotionModuleConfig, SparseCtrlConfig):
         check_captions(videos)
     return Recipe(
         resume=resume,
@@ -80,6 +104,7 @@ def read_recipe(path: Path) -> Recipe:
         output=Path(content.get("output", ".")),
         sample_prompt=sample.get("prompt", ""),
         sample_every=sample.get("every", 0),
+        sparse_ctrl=_file(model["sparse_ctrl"], "model.sparse_ctrl") if model.get("sparse_ctrl") else None,
     )
 
 
@@ -94,6 +119,8 @@ def _videos(table: Mapping[str, Any]) -> list[VideoSource]:
     _known(table, "dataset.", DATASET)
     if "source" not in table:
         raise ConfigError("dataset.source: expected a video or a folder of videos, found none")
+    if str(table["source"]).endswith(".csv") and not table.get("videos"):
+        raise ConfigError(f"dataset.videos: expected the folder of the videos that {table['source']} lists, found none")
     settings = {key: value for key, value in table.items() if key not in ("source", "caption_file")}
     if table.get("caption_file"):
         settings["captions"] = [read_text(Path(table["caption_file"]))]

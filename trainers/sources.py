@@ -1,4 +1,4 @@
-"""What clips are cut from: a video file, or frames that are already decoded. No host import."""
+"""What clips are cut from: a video file, a still picture, or frames that are already decoded. No host import."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from itertools import repeat
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from .camera import CAMERAS, NONE, film
 from .video import DatasetError, bucket_size, cover, frame_times, read_frames
 
 Source = TypeVar("Source", bound="ClipSource")
+
+PICTURE_EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +30,8 @@ class ClipSource(ABC):
 
     frame_step: every n-th frame is taken, from number start on. width, height: of the pixels; the picture is scaled to
     cover them and cut at the centre, never squashed. aspect_buckets: width x height says only how many pixels there
-    are, their shape follows the footage. mirrored: left and right are exchanged.
+    are, their shape follows the footage. mirrored: left and right of the footage are exchanged. camera: one of CAMERAS, that
+    moves over the footage so far as camera_amount says, see film; each frame is then cut from the whole picture.
     """
 
     frames: int = 16
@@ -34,10 +41,16 @@ class ClipSource(ABC):
     height: int = 256
     aspect_buckets: bool = False
     mirrored: bool = False
+    camera: str = NONE
+    camera_amount: float = 0.4
 
     def __post_init__(self) -> None:
         for key, least, step in (("frames", 1, 1), ("frame_step", 1, 1), ("start", 0, 1), ("width", 8, 8), ("height", 8, 8)):  # fmt: skip
             check_number(key, getattr(self, key), least, step)
+        if self.camera not in CAMERAS:
+            raise DatasetError(f"camera: expected one of {', '.join(CAMERAS)}; found {self.camera!r}")
+        if not 0 < self.camera_amount <= 1:
+            raise DatasetError(f"camera_amount: expected more than 0 and at most 1, found {self.camera_amount!r}")
 
     @property
     @abstractmethod
@@ -64,6 +77,8 @@ class ClipSource(ABC):
     def key(self) -> str:
         """Identifies content and settings: footage that changes is encoded anew."""
         settings = {field.name: getattr(self, field.name) for field in fields(ClipSource)}
+        if self.camera == NONE:  # the keys of clips from before there were camera moves
+            del settings["camera"], settings["camera_amount"]
         return digest(f"{self.content()} {settings}")
 
     def read(self) -> Tensor:
@@ -72,9 +87,17 @@ class ClipSource(ABC):
         for picture in self.pictures():
             if self.aspect_buckets and not clip:
                 size = bucket_size(*picture.shape[1:], area=self.width * self.height)
-            clip.append(cover(picture[None], *size))
-        pixels = torch.cat(clip)
-        return pixels.flip(-1) if self.mirrored else pixels
+            clip.append(self._seen(picture, len(clip) / max(1, self.frames - 1), *size))
+        return torch.stack(clip)
+
+    def _seen(self, picture: Tensor, time: float, height: int, width: int) -> Tensor:
+        """picture as a frame of the clip, at a time from 0 to 1 of it."""
+        if self.camera == NONE:
+            frame = cover(picture[None], height, width)[0]
+            return frame.flip(-1) if self.mirrored else frame
+        # not the frame: a camera that pans left would pan right
+        picture = picture.flip(-1) if self.mirrored else picture
+        return film(picture, self.camera, self.camera_amount, time, height, width)
 
     def chunks(self: Source, count: int) -> list[Source]:
         """The first count clips that follow one another from start on, fewer where the footage ends; 0: all of them.
@@ -116,9 +139,41 @@ class VideoSource(ClipSource):
         return (picture.permute(2, 0, 1).float() / 255 for picture in read_frames(self.path, self.wanted))
 
 
+@dataclass(frozen=True)
+class PictureSource(VideoSource):
+    """A clip of the picture file at path, over which a camera moves: every frame of the footage is the same."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.camera == NONE:
+            raise DatasetError(
+                f"{self.name}: expected a video, found a picture, which does not move. Choose a camera move (camera), such as zoom_in, "
+                "or a video."
+            )
+
+    def length(self) -> int:
+        return self.wanted[-1] + 1  # one clip
+
+    def pictures(self) -> Iterator[Tensor]:
+        try:
+            with Image.open(self.path) as image:
+                upright = ImageOps.exif_transpose(image).convert("RGBA")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DatasetError(f"{self.name} cannot be decoded: {error}") from None
+        on_black = Image.alpha_composite(Image.new("RGBA", upright.size, "black"), upright).convert("RGB")
+        # photographs are large, and each frame is cut from the whole; a zoom or a pan needs twice the frame at most
+        spare = int(min(upright.width / self.width, upright.height / self.height) / 2)
+        return repeat(
+            torch.from_numpy(np.array(on_black.reduce(max(1, spare)))).permute(2, 0, 1).float() / 255, self.frames
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class FrameSource(ClipSource):
-    """A clip of images, [n, h, w, 3 or 4] in [0, 1]; what is transparent is composited on black. number: for messages."""
+    """A clip of images, [n, h, w, 3 or 4] in [0, 1]; what is transparent is composited on black. number: for messages.
+
+    A single image over which a camera moves is every frame of the footage.
+    """
 
     images: Tensor
     caption: str
@@ -129,7 +184,7 @@ class FrameSource(ClipSource):
         return f"images {self.number}"
 
     def length(self) -> int:
-        return len(self.images)
+        return self.wanted[-1] + 1 if self._still else len(self.images)
 
     def content(self) -> str:
         return hashlib.sha256(self._chosen().contiguous().numpy().tobytes()).hexdigest()
@@ -139,7 +194,12 @@ class FrameSource(ClipSource):
             yield (image[..., :3] * image[..., 3:] if image.shape[-1] == 4 else image).permute(2, 0, 1)
 
     def _chosen(self) -> Tensor:
-        return self.images[list(self.wanted)].float().cpu()
+        numbers = [0] * self.frames if self._still else list(self.wanted)
+        return self.images[numbers].float().cpu()
+
+    @property
+    def _still(self) -> bool:
+        return len(self.images) == 1 and self.camera != NONE
 
 
 Clip = VideoSource | FrameSource

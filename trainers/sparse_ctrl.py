@@ -5,6 +5,7 @@ The paper gives no distribution of the frames that are shown, and no code was pu
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,18 +22,19 @@ from ..lora.version import VERSION
 from ..motion.formats import MotionConfig, SiteConfig, Version
 from ..motion.module import MotionModelHandle, host_kernel
 from ..motion.scribbles import scribbles
+from ..motion.sparse_export import diffusers_config, in_diffusers_layout
 from ..motion.sparse_formats import SparseKind, host_key
 from ..motion.sparsectrl import PIXELS, SparseControl, sparse_ctrl_from_state
 from ..motion.splice import apply_motion_model, unet_shape
 from . import host
-from .checkpoint import check_writable, save_tensors
-from .config import SparseCtrlConfig
+from .checkpoint import check_writable, save_tensors, write_atomically
+from .config import DIFFUSERS, ConfigError, SparseCtrlConfig
 from .dataset import Encoder, LatentClips
 from .denoiser import Denoiser
 from .loop import StepReport, Trainer, described, step_generator
 from .motion_module import new_motion_state
 
-STEM = "controlnet_cond_embedding"
+STEM, HINT = "controlnet_cond_embedding", "input_hint_block."  # in files, and in the host's ControlNet
 STEM_CHANNELS = (16, 32, 96, 256)  # of the scribbles' stem, as ControlNet (arXiv:2302.05543) has it
 
 
@@ -47,10 +49,10 @@ def train_sparse_ctrl(
     resume: bool = True,
     on_step: Callable[[StepReport], None] = lambda report: None,
 ) -> Path:
-    """Train on clips under model (SD1.5) with motion, both frozen, and return the SparseCtrl's file, folder/<name>.safetensors.
+    """Train on clips under model (SD1.5) with motion, both frozen, and return the SparseCtrl's file, result_in(folder, config).
 
-    clips: of an encoder made with_scribbles() where config.kind is "scribble". start_from: the SparseCtrl to fine-tune; one
-    of the other kind gives all but the stem. Without one the UNet's encoder is copied. on_step as for train_motion_module.
+    clips: of the encoder that encoder_for() gives. start_from: the SparseCtrl to fine-tune; one of the other kind gives all
+    but the stem. Without one the UNet's encoder is copied. on_step as for train_motion_module.
     """
     check_writable(folder)
     with host.training():
@@ -72,19 +74,26 @@ class SparseCtrlTraining:
         config: SparseCtrlConfig,
         start_from: SparseControl | None = None,
     ) -> None:
-        base = host.trainable_copy(model)
         self.kind = SparseKind[config.kind.upper()]
-        state = new_sparse_ctrl_state(base, self.kind, config.max_frames, step_generator(config.seed, -1))
+        check_trainable(model, motion, max(len(latents) for latents in clips.latents), config, start_from)
+        _check_channels(clips, self.kind)
+        base = host.trainable_copy(model)
+        max_frames = start_from.config.motion.max_frames if start_from else config.max_frames
+        state = new_sparse_ctrl_state(base, self.kind, max_frames, step_generator(config.seed, -1))
         self.control = sparse_ctrl_from_state(state, config.name, dtype=torch.float32)
+        self.for_diffusers = diffusers_config(self.control.config) if config.layout == DIFFUSERS else None
         layers = [layers for _, layers in self.control.config.levels]
         self.names = {host_key(key, layers): key for key in state}
         self.encoder: Any = self.control.patcher.model
         if start_from is not None:
+            if _shapes(start_from) != _shapes(self.control):
+                raise ConfigError(
+                    f"start_from: expected a SparseCtrl for a UNet as this checkpoint's, {self.control.config.unet}; {start_from.name} is made for "
+                    f"one of another shape, {start_from.config.unet}. Start from another SparseCtrl, or from none."
+                )
             known = start_from.patcher.model.state_dict()
             other_stem = start_from.config.kind is not self.kind
-            kept = {
-                key: value for key, value in known.items() if not (other_stem and key.startswith("input_hint_block."))
-            }
+            kept = {key: value for key, value in known.items() if not (other_stem and key.startswith(HINT))}
             self.encoder.load_state_dict(kept, strict=not other_stem)
         self.config = replace(config, precision=host.precision(base, config.precision))
         self.about = {"base": host.name_of(model), "motion": motion.name, "dataset": clips.digest}
@@ -98,21 +107,26 @@ class SparseCtrlTraining:
             for name, parameter in self.encoder.named_parameters()
             if any(part in self.names[name] for part in config.trainable)
         }
+        if not self.parameters:
+            raise ConfigError(
+                f"trainable: expected parts of the weights' names, found {config.trainable}, which are in none."
+            )
         self.denoiser = Denoiser(self.model, config)
 
     def run(self, folder: Path, resume: bool, on_step: Callable[[StepReport], None]) -> Path:
-        path = folder / f"{self.config.name}.safetensors"
-        trainer = Trainer(
-            self.parameters, self.losses, self.config, folder / f"{self.config.name}.training", resume,
-            about=self.about,
-        )  # fmt: skip
+        path = result_in(folder, self.config)
+        state_path = folder / f"{self.config.name}.training"
+        trainer = Trainer(self.parameters, self.losses, self.config, state_path, resume, about=self.about)
         trainer.run(on_step, lambda trainer: self.save(path, trainer))
         return path
 
     def save(self, path: Path, trainer: Trainer) -> None:
-        """In the original's layout, half precision."""
+        """In the layout that was asked for, half precision."""
         state = self.encoder.state_dict() | trainer.weights()
         halved = {self.names[key]: value if key.endswith(".pe") else value.half() for key, value in state.items()}
+        if self.for_diffusers is not None:
+            halved, text = in_diffusers_layout(halved), json.dumps(self.for_diffusers, indent=2)
+            write_atomically(path.with_name("config.json"), lambda name: Path(name).write_text(text, encoding="utf-8"))
         save_tensors(
             path,
             halved,
@@ -172,6 +186,56 @@ def with_scribbles(encoder: Encoder, method: str, threshold: float) -> Encoder:
         return torch.cat([encoder.latents(pixels), F.pixel_unshuffle(lines, PIXELS)], dim=1)
 
     return replace(encoder, latents=latents, key=f"{encoder.key}-{method}-{threshold:g}")
+
+
+def encoder_for(config: SparseCtrlConfig, encoder: Encoder) -> Encoder:
+    """encoder with what this training wants to see of the clips."""
+    if config.kind == "rgb":
+        return encoder
+    return with_scribbles(encoder, config.scribble_method, config.scribble_threshold)
+
+
+def result_in(folder: Path, config: SparseCtrlConfig) -> Path:
+    """The file that is written; in diffusers' layout its names are diffusers', in a folder of its own."""
+    if config.layout == DIFFUSERS:
+        return folder / config.name / "diffusion_pytorch_model.safetensors"
+    return folder / f"{config.name}.safetensors"
+
+
+def check_trainable(
+    model: ModelPatcher,
+    motion: MotionModelHandle,
+    frames: int,
+    config: SparseCtrlConfig,
+    start_from: SparseControl | None,
+) -> None:
+    """Raise ConfigError where no SparseCtrl can be trained on clips of so many frames under model with motion."""
+    if host.is_sdxl(model):
+        raise ConfigError("SparseCtrls are trained on SD1.5 checkpoints; this one is SDXL.")
+    limits = {
+        motion.name: motion.config.max_frames,
+        "the SparseCtrl": start_from.config.motion.max_frames if start_from else config.max_frames,
+    }
+    name = min(limits, key=lambda name: limits[name])
+    if frames > limits[name]:
+        raise ConfigError(
+            f"dataset: expected clips of at most {limits[name]} frames, as many as {name} takes; found {frames}. Lower the dataset's frames."
+        )
+
+
+def _shapes(control: SparseControl) -> dict[str, torch.Size]:
+    """Of all but the stem."""
+    state = control.patcher.model.state_dict()
+    return {key: value.shape for key, value in state.items() if not key.startswith(HINT)}
+
+
+def _check_channels(clips: LatentClips, kind: SparseKind) -> None:
+    channels = clips.latents[0].shape[1]
+    if kind is SparseKind.SCRIBBLE and channels != 4 + PIXELS**2:
+        raise ConfigError(
+            f"clips: expected latents with a scribble of each frame, {4 + PIXELS**2} channels, found {channels}. "
+            "Encode them with encoder_for()."
+        )
 
 
 def new_sparse_ctrl_state(

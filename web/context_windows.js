@@ -1,7 +1,7 @@
 // The plan of Context Windows, in the node, as its widgets say at the moment. nodes/plan_route.py draws it.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { addDisplay, addStyle, follow, html, leaveMouseToCanvas } from "./shared.js";
+import { addDisplay, addStyle, follow, html, leaveMouseToCanvas, takePlace } from "./shared.js";
 
 const NODE = "DiffDirectorContextWindows";
 const SETTINGS = ["context_length", "overlap", "stride", "schedule", "fuse", "closed_loop", "plan_frames"];
@@ -83,6 +83,7 @@ class Plan {
   say(kind, text) {
     this.element.className = `diffdirector-plan ${kind}`;
     this.status.textContent = text;
+    takePlace(this.node, this.element, "plan");
     this.node.setDirtyCanvas(true, true);
   }
 }

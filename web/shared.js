@@ -2,10 +2,7 @@
 import { app } from "../../scripts/app.js";
 
 export function html(tag, attributes = {}) {
-  return withAttributes(document.createElement(tag), attributes);
-}
-
-export function withAttributes(element, attributes) {
+  const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   return element;
 }
@@ -23,9 +20,15 @@ export function addDisplay(node, name, element, options = {}) {
   return widget;
 }
 
-// To the canvas what is done with the mouse above an element that is only looked at. Vue nodes see to it themselves.
-export function leaveMouseToCanvas(element) {
-  for (const type of ["wheel", "pointerdown", "pointermove", "pointerup", "contextmenu"]) {
+// A Vue node keeps the display of the node that had its id before, which the host's undo has replaced by this one.
+export function takePlace(node, element, name) {
+  if (element.isConnected || node.graph !== app.canvas.graph) return;
+  document.querySelector(`[data-node-id="${node.id}"] .diffdirector-${name}`)?.replaceWith(element);
+}
+
+// To the canvas what is done with the mouse above an element that is only looked at, or some of it. Vue nodes see to it themselves.
+export function leaveMouseToCanvas(element, types = ["wheel", "pointerdown", "pointermove", "pointerup", "contextmenu"]) {
+  for (const type of types) {
     element.addEventListener(type, (event) => {
       if (LiteGraph.vueNodesMode) return;
       event.preventDefault();

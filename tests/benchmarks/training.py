@@ -85,6 +85,7 @@ def row(size: int, seconds: dict[str, list[float]], memory: dict[str, float]) ->
 def one_step(size: int, dtype: Any, peers: bool) -> tuple[Callable[[int], None], int]:
     """A step by its number, and the bytes of the weights that it keeps."""
     import torch
+    from torch import autocast
 
     from diffdirector.motion.formats import Version
     from diffdirector.motion.module import motion_model_from_state
@@ -115,7 +116,7 @@ def one_step(size: int, dtype: Any, peers: bool) -> tuple[Callable[[int], None],
         def losses():
             paths = training.losses(step_generator(0, number))
             while True:
-                with torch.autocast(training.model.load_device.type, torch.bfloat16):
+                with autocast(training.model.load_device.type, torch.bfloat16):
                     found = next(paths, None)
                 if found is None:
                     return

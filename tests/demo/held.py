@@ -4,6 +4,7 @@ nodes and ours, on scenes of the world; every clip is compared with the one whos
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ def measured(filmed: Sequence[Tensor], made: Sequence[Tensor], subjects: Sequenc
 
 def distance(one: tracker.Picture, other: tracker.Picture) -> float:
     """Between their bodies, in px; not a number where one has none."""
-    return ((one.x - other.x) ** 2 + (one.y - other.y) ** 2) ** 0.5
+    return math.dist((one.x, one.y), (other.x, other.y))
 
 
 def run(studio: Studio, trial: Trial, count: int) -> tuple[Found, list[Tensor]]:

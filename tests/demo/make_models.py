@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, autocast
 
 from diffdirector.tests.host.inprocess import boot, device_arguments
 from diffdirector.tests.host.provision import cache_dir
@@ -43,7 +43,7 @@ def make(folder: Path) -> None:
     vae = _kept(folder / "autoencoder.safetensors", lambda: autoencoder.train(folder, _printed("autoencoder")))
     _ship(stack.AUTOENCODER, vae)
     encoder = host.encoder(*_loaded(base.new_state(), vae))
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast("cpu", torch.bfloat16):
         latents, captions = base.pictures(encoder.latents, folder)
     text = _kept(folder / "text.safetensors", lambda: {caption: encoder.text(caption) for caption in {*captions, ""}})
     unet = base.train(latents, captions, text, folder, _printed("base"))

@@ -18,7 +18,7 @@ from diffdirector.trainers.config import MotionModuleConfig
 from . import evaluate, stack, tracker, world
 from .base import UNET
 
-CLIPS = 12  # of the page's 64
+CLIPS = 6  # of the page's 64
 FINE_TUNED_ON = "up"
 
 
@@ -60,9 +60,9 @@ def test_the_motion_module_gives_the_same_prediction_in_diffusers(studio) -> Non
 def test_clips_show_what_was_asked_for(clips) -> None:
     verdicts = [evaluate.judge(scene, frames) for scene, frames in zip(evaluate.chosen(CLIPS), clips, strict=True)]
     found = evaluate.shares(verdicts)
-    # the page's figures, less what the luck of 12 clips can take away
-    assert found.colour >= 0.9 and found.background >= 0.9 and found.whole >= 0.9, found
-    assert found.movement >= 0.7 and found.shape >= 0.85 and found.even >= 0.35, found
+    # the page's figures, less what the luck of 6 clips can take away
+    assert found.colour >= 0.8 and found.background >= 0.8 and found.whole >= 0.8, found
+    assert found.movement >= 0.6 and found.shape >= 0.8 and found.even >= 0.3, found
 
 
 @pytest.mark.slow

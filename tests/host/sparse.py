@@ -42,7 +42,10 @@ def sparse_oracle(
     kind: SparseKind, state: Mapping[str, Tensor], channels: tuple[int, ...] = TINY_CHANNELS
 ) -> SparseControlNetModel:
     """The same with the original's norms."""
-    model = diffusers_sparse(kind, state, channels)
+    return with_the_originals_norms(diffusers_sparse(kind, state, channels))
+
+
+def with_the_originals_norms(model: SparseControlNetModel) -> SparseControlNetModel:
     for module in list(model.modules()):
         if isinstance(module, AnimateDiffTransformer3D):
             module.norm = PerFrame(module.norm)

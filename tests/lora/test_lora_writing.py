@@ -12,6 +12,7 @@ from diffusers import AnimateDiffPipeline, UNetMotionModel
 from peft.tuners.lora import LoraLayer as PeftLayer
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import Linear
 
 from diffdirector.lora.formats import (
     ANIMATEDIFF,
@@ -160,7 +161,7 @@ def peer_names(key: str) -> str:
 def test_the_originals_loaders_find_every_layer() -> None:
     motion = motion_state(tiny_motion_config())
     weights = {
-        path: torch.nn.Linear(*reversed(value.shape), device="meta")
+        path: Linear(*reversed(value.shape), device="meta")
         for key, value in motion.items()
         if (path := key.removesuffix(".weight")).endswith(TARGETS) and value.ndim == 2
     }

@@ -54,8 +54,8 @@ def sample(model: Any, noise: Tensor = NOISE, start: float | None = None, sample
     )  # fmt: skip
 
 
-def fresh(number: int, seed: int = SEED) -> Tensor:
-    generator = torch.Generator().manual_seed((seed + number * 0x9E3779B97F4A7C15) % 2**64)
+def fresh(number: int, seed: int = SEED, next_seed: int = 0x9E3779B97F4A7C15) -> Tensor:
+    generator = torch.Generator().manual_seed((seed + number * next_seed) % 2**64)
     return torch.randn(NOISE.shape, generator=generator)
 
 
@@ -70,14 +70,16 @@ def mixed(low: Tensor, high: Tensor, d_s: float = 0.4, d_t: float = 0.3) -> Tens
     return torch.from_numpy(result.real).float()
 
 
-def by_hand(model: Any, iterations: int = 2, noise: Tensor = NOISE, seed: int = SEED, **how: Any) -> Tensor:
+def by_hand(
+    model: Any, iterations: int = 2, noise: Tensor = NOISE, seed: int = SEED, next_seed: int = 0x9E3779B97F4A7C15, **how: Any
+) -> Tensor:  # fmt: skip
     """The paper's loop over whole calls of the host's sampling."""
     sigma = float(model.get_model_object("model_sampling").sigma_max)
     remaining = 1 / (1 + sigma**2)  # what DDPM calls alpha bar, at the last timestep
     clean = sample(model, noise, seed=seed, **how)
     for number in range(1, iterations):
         diffused = remaining**0.5 * model.model.process_latent_in(clean) + (1 - remaining) ** 0.5 * noise
-        clean = sample(model, mixed(diffused, fresh(number, seed)), seed=seed, **how)
+        clean = sample(model, mixed(diffused, fresh(number, seed, next_seed)), seed=seed, **how)
     return clean
 
 
@@ -95,6 +97,12 @@ def test_the_papers_loop(animated, iterations: int) -> None:
     assert relative_error(found, expected) < 1e-5
     assert relative_error(sample(animated, fresh(iterations - 1)), expected) > 1e-2  # high frequencies are not all
     assert relative_error(by_hand(animated, iterations - 1), expected) > 1e-2
+
+
+def test_another_way_from_seed_to_seed(animated) -> None:
+    found = sample(apply_free_init(animated, FreeInit(2, "gaussian", 0.4, 0.3, next_seed=3)))
+    assert relative_error(found, by_hand(animated, next_seed=3)) < 1e-5
+    assert relative_error(found, by_hand(animated)) > 1e-2
 
 
 def test_the_last_one_applied_counts(animated) -> None:

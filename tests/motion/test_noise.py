@@ -14,6 +14,7 @@ from diffdirector.motion.noise import (
     TRAVEL,
     TRAVEL_AND_BACK,
     ClipNoise,
+    Drawing,
     FreeInit,
     arranged,
     between,
@@ -135,6 +136,19 @@ def test_seeds_are_read() -> None:
 
 def of_still(seed: int) -> torch.Tensor:
     return comfy.sample.prepare_noise(torch.zeros(1, 4, 6, 6), seed)[0]
+
+
+@pytest.mark.parametrize(("given", "seed"), [({}, 7), ({"further": -9}, 2**64 - 2), ({"seed": 4, "further": 1}, 5)])
+def test_noise_is_drawn_from_the_seed_that_is_asked_for(given: dict[str, int], seed: int) -> None:
+    like = randn(3, 4, 6, 6)
+    plain, later, each = (
+        Drawing(**given, skipped=skipped, seed_each=each) for skipped, each in ((0, False), (2, False), (2, True))
+    )
+    assert plain.first_seed(7) == seed
+    clip = comfy.sample.prepare_noise(torch.zeros(5, 4, 6, 6), seed)
+    assert torch.equal(plain.noise(seed, like), clip[:3]) and torch.equal(later.noise(seed, like), clip[2:])
+    for frame, noise in enumerate(each.noise(seed, like)):
+        assert torch.equal(noise, of_still((seed + 2 + frame) % 2**64))
 
 
 def test_a_frames_seed_gives_the_noise_of_a_still_however_long_the_clip_is() -> None:

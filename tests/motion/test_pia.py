@@ -15,6 +15,7 @@ from diffusers import AutoencoderKL, MotionAdapter, PIAPipeline, UNetMotionModel
 from diffusers.pipelines.deprecated.pia.pipeline_pia import prepare_mask_coef_by_statistics
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import Conv2d
 
 from diffdirector.motion.context import HANDLER, apply_context_windows, apply_views
 from diffdirector.motion.curves import Curve
@@ -165,7 +166,7 @@ class TestAgreesWithDiffusers:
         assert relative_error(calls[0]["out"], found) < 1e-5
 
     def test_the_convolution_is_the_checkpoints_and_pias_share(self, unet) -> None:
-        own, pia = nn.Conv2d(4, 320, 3, padding=1), pia_state()
+        own, pia = Conv2d(4, 320, 3, padding=1), pia_state()
         own.load_state_dict({"weight": unet[CONV_IN], "bias": unet[CONV_IN.replace("weight", "bias")]})
         found = convolution_of_diffusers(own, pia)
         assert torch.equal(found.weight, torch.cat([own.weight, pia["conv_in.weight"][:, 4:]], 1))
@@ -284,9 +285,11 @@ class TestHost:
         assert relative_error(shown(True, end_percent=0.8), shown(False, end_percent=0.8)) > 1e-3
 
     def test_pictures_of_any_size_are_scaled_and_cut(self, model, handle, vae) -> None:
-        wide = torch.nn.functional.pad(PIXELS.repeat_interleave(2, 2).repeat_interleave(2, 3), (6, 6), value=0.5)
+        large = PIXELS.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        wide = torch.nn.functional.pad(large, (6, 6), value=0.5)
+        halved = torch.nn.functional.interpolate(large, size=PIXELS.shape[2:], mode="bilinear", antialias=True)
         found, exact = (
-            sample(apply_picture(apply_motion_model(model, handle), Picture(pixels, vae)), NOISE, ONCE) for pixels in (wide, PIXELS)
+            sample(apply_picture(apply_motion_model(model, handle), Picture(pixels, vae)), NOISE, ONCE) for pixels in (wide, halved)
         )  # fmt: skip
         assert relative_error(found, exact) < 1e-5
 

@@ -57,7 +57,10 @@ def encoded(control: SparseControl, conditions: Tensor, shown: list[int], contex
     return [*found["output"], *found["middle"]]
 
 
-SIZES = [pytest.param(TINY_CHANNELS, id="tiny"), pytest.param(SD15_CHANNELS, id="full size", marks=pytest.mark.slow)]
+SIZES = [
+    pytest.param(TINY_CHANNELS, id="tiny"),
+    pytest.param(SD15_CHANNELS, id="full size", marks=[pytest.mark.slow, pytest.mark.full_size]),
+]
 
 
 @pytest.mark.parametrize("channels", SIZES)

@@ -189,6 +189,7 @@ def full_size() -> Iterator[Networks]:
 
 
 @pytest.mark.slow
+@pytest.mark.full_size
 def test_one_evaluation_at_full_size(full_size, vae) -> None:
     """Of both kinds in a chain, with different pictures at different frames."""
     noise, given, step = randn(8, 4, 8, 8), pictures(4, side=8).split(2), 500

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comfy.context_windows import IndexListContextHandler, get_matching_context_schedule, get_matching_fuse_method
-from torch import Tensor
+from torch import Tensor, autocast
 
 from diffdirector.lora.formats import LoraFormatError, read_lora
 from diffdirector.lora.patches import MotionLora, merge_motion_loras, with_motion_loras
@@ -209,7 +209,7 @@ def test_the_hosts_own_windows_take_the_values_of_their_own_frames(model, causal
 def test_a_constant_beside_a_curve_in_half_precision(model) -> None:
     """What is left alone in a view stays exactly so, and masks are scaled in full precision."""
     strength = MotionStrength(mask=MASK[:1], blocks={"down": 0.0})
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast("cpu", torch.bfloat16):
         assert evaluate(animated(model, strength), X, CONTEXT).isfinite().all()
     nothing = apply_views(animated(model, MotionStrength(amount=0.0)), Windows(4, 1))
     assert torch.equal(evaluate(nothing, X, CONTEXT), evaluate(model, X, CONTEXT))

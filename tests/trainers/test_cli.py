@@ -15,10 +15,12 @@ from PIL import Image
 from diffdirector.lora.patches import load_lora
 from diffdirector.motion.identify import FileKind
 from diffdirector.motion.module import load_motion_model
+from diffdirector.motion.sparse_formats import SparseKind
+from diffdirector.motion.sparsectrl import load_sparse_ctrl
 from diffdirector.tests.demo.world import write_dataset
 from diffdirector.tests.host.checkpoints import CHECKPOINT, MOTION_MODEL
 from diffdirector.tests.host.provision import ROOT, provision
-from diffdirector.trainers.config import ConfigError
+from diffdirector.trainers.config import ConfigError, DomainAdapterConfig, MotionLoraConfig
 from diffdirector.trainers.dataset import DatasetError
 from diffdirector.trainers.recipe import read_recipe
 
@@ -76,6 +78,64 @@ def test_the_shipped_recipe_trains_motion_director(recipe: str, base: Path, tmp_
 
 
 @pytest.mark.slow
+def test_the_shipped_recipe_trains_a_sparse_ctrl(recipe: str, base: Path, tmp_path: Path) -> None:
+    text = shipped("sparse_ctrl", base).replace('kind = "rgb"', 'kind = "scribble"')
+    (tmp_path / "recipe.toml").write_text(text)
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    path = tmp_path / "models/controlnet/my-sparsectrl.safetensors"
+    assert f"{path.relative_to(tmp_path)} is done." in done.stdout
+    assert load_sparse_ctrl(str(path)).config.kind is SparseKind.SCRIBBLE
+    (tmp_path / "recipe.toml").write_text(text.replace("max_frames = 32", "max_frames = 3"))
+    done = run(tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("as many as the SparseCtrl takes; found 4. Lower the dataset's frames.")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "file", "expected"),
+    [
+        ("domain_adapter", "loras/my-adapter", FileKind.SPATIAL_LORA),
+        ("motion_lora", "animatediff_motion_lora/my-camera-move", FileKind.MOTION_LORA),
+    ],
+)
+def test_the_shipped_recipes_train_the_other_stages(
+    recipe: str, base: Path, tmp_path: Path, kind: str, file: str, expected: FileKind
+) -> None:
+    text = shipped(kind, base).replace('prompt = "a panda in a forest"', 'prompt = ""')
+    (tmp_path / "recipe.toml").write_text(text)
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    path = tmp_path / "models" / f"{file}.safetensors"
+    assert load_lora(str(path), file, expected)
+    assert path.with_suffix(".training").exists() and path.with_suffix(".clips.png").exists()
+
+
+def test_recipes_of_loras_say_what_each_needs(recipe: str, base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(shipped("motion_lora", base))
+    read = read_recipe(path)
+    assert isinstance(read.config, MotionLoraConfig) and read.motion_model is not None
+    assert {(video.camera, video.camera_amount) for video in read.videos} == {("zoom_in", 0.4)}
+    path.write_text(shipped("domain_adapter", base))
+    read = read_recipe(path)
+    assert isinstance(read.config, DomainAdapterConfig) and (read.config.rank, read.config.batch_size) == (128, 1)
+    for kind, before, after, message in (
+        ("motion_lora", "motion_model =", "# motion_model =", "model.motion_model: expected the motion model that"),
+        ("motion_lora", "[model]", 'preset = "low"\n[model]', "preset: expected in a motion_director recipe only, found in one of a motion_lora"),
+        ("motion_lora", '"zoom_in"', '"zoom"', "camera: expected one of none, zoom_in"),
+        ("domain_adapter", "[sample]", f'motion_model = "{path}"\n[sample]', "model.motion_model: expected none, a domain adapter is trained"),
+        ("motion_module", "[model]", '[sample]\nprompt = "x"\n[model]', "sample: expected in recipes of LoRAs only"),
+    ):  # fmt: skip
+        text = shipped(kind, base)
+        assert before in text
+        path.write_text(text.replace(before, after, 1))
+        with pytest.raises((ConfigError, DatasetError), match=re.escape(message)):
+            read_recipe(path)
+
+
+@pytest.mark.slow
 def test_videos_that_cannot_be_used_are_found_out_before_a_model_is_loaded(recipe: str, tmp_path: Path) -> None:
     for path in (tmp_path / "input" / "videos").glob("*.mp4"):
         content = bytearray(path.read_bytes())
@@ -105,7 +165,7 @@ def test_a_mistake_is_one_line_and_no_traceback(tmp_path: Path) -> None:
         (
             'recipe = "motion_module"',
             'recipe = "adapter"',
-            "recipe: expected one of motion_module, motion_director; found adapter",
+            "recipe: expected one of motion_module, motion_director, sparse_ctrl, domain_adapter, motion_lora; found adapter",
         ),
         (
             'output = "',
@@ -115,6 +175,13 @@ def test_a_mistake_is_one_line_and_no_traceback(tmp_path: Path) -> None:
         ("[model]", "[model", "recipe.toml: expected TOML"),
         ("checkpoint = ", "# checkpoint = ", "model.checkpoint: expected a file, found none"),
         ('recipe = "motion_module"', 'recipe = "motion_director"', "model.motion_model: expected the motion model"),
+        ('recipe = "motion_module"', 'recipe = "sparse_ctrl"', "model.motion_model: expected the motion model"),
+        (
+            "[model]",
+            "[sample]\nevery = 2\n[model]",
+            "sample: expected in recipes of LoRAs only, found in one of a motion_module",
+        ),
+        ("[model]", '[model]\nsparse_ctrl = "a.ckpt"', "model.sparse_ctrl: expected one of"),
         ("frame_step", "frames_step", "dataset.frames_step: expected one of"),
         ('source = "input/videos"', "", "dataset.source: expected a video or a folder of videos, found none"),
         ("steps = 2", "stepz = 2", "stepz: expected one of name, steps"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch.nn import Conv2d, Linear
 
 from diffdirector.lora.formats import read_lora
 from diffdirector.lora.layers import TrainableLora
@@ -196,7 +197,7 @@ def test_it_trains_beside_a_domain_adapter() -> None:
 
 def test_a_lora_comes_off_without_a_trace() -> None:
     with torch.inference_mode(False):
-        layers = {"linear": torch.nn.Linear(8, 6), "convolution": torch.nn.Conv2d(4, 5, 1)}
+        layers = {"linear": Linear(8, 6), "convolution": Conv2d(4, 5, 1)}
         inputs = {"linear": randn(2, 8), "convolution": randn(2, 4, 3, 3)}
         lora = TrainableLora(layers, rank=2, alpha=4.0, dropout=0.0, generator=step_generator(0, 0))
         plain = {name: layer(inputs[name]) for name, layer in layers.items()}

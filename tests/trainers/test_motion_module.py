@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from diffdirector.motion.formats import Version, sinusoidal_encoding
 from diffdirector.motion.module import load_motion_model, motion_model_from_state
 from diffdirector.motion.splice import apply_motion_model
 from diffdirector.tests.host.checkpoints import tiny_motion_config
@@ -26,7 +27,12 @@ from diffdirector.trainers.checkpoint import load_state
 from diffdirector.trainers.config import ConfigError, MotionModuleConfig
 from diffdirector.trainers.dataset import LatentClips
 from diffdirector.trainers.errors import TrainingDiverged
-from diffdirector.trainers.motion_module import MotionModuleTraining, train_motion_module
+from diffdirector.trainers.motion_module import (
+    MotionModuleTraining,
+    check_length,
+    lengthened,
+    train_motion_module,
+)
 
 FRAMES = 4
 
@@ -77,6 +83,69 @@ def test_only_the_chosen_weights_are_trained(tmp_path: Path) -> None:
     trained, original = load_file(path), motion_state(tiny_motion_config())
     changed = {key for key, value in trained.items() if not torch.equal(value, original[key].to(value.dtype))}
     assert changed == {key for key in original if "attention_blocks.0.to_q" in key}
+
+
+@pytest.mark.parametrize(
+    ("spelling", "part"), [(("motion_modules.",), "motion_modules."), (("to_q",), "to_q"), (("to_q.",), "to_q.")]
+)
+def test_weights_are_chosen_as_other_trainers_spell_them(spelling: tuple[str, ...], part: str) -> None:
+    """The original AnimateDiff's trainable_modules, Evo-Tuner's, and what its importer makes of them."""
+    start = motion_model_from_state(motion_state(tiny_motion_config()), "start")
+    with host.training():
+        training = MotionModuleTraining(small_model(), drifting_clips(), config(trainable=spelling), start)
+    names = {key for key in motion_state(tiny_motion_config()) if not key.endswith(".pe")}
+    chosen = {key for key in names if part in key}
+    assert set(training.parameters) == chosen and (chosen == names) == (part == "motion_modules.")
+
+
+def test_weights_that_are_in_none_are_refused() -> None:
+    with host.training(), pytest.raises(ConfigError, match="trainable: .* found attn_temp, which are in none"):
+        MotionModuleTraining(small_model(), drifting_clips(), config(trainable=("attn_temp",)))
+
+
+@pytest.mark.parametrize("version", [Version.V1, Version.V2, Version.V3])
+def test_a_checkpoints_encoding_goes_on_for_longer_clips(version: Version, tmp_path: Path) -> None:
+    """What it has stays bit for bit; the file is of the same kind, and its model moves clips of that length."""
+    state = motion_state(tiny_motion_config(version), dtype=torch.float16)
+    start = motion_model_from_state(state, "start")
+    still = randn(1, 48, 4, 8, 8, seed=5)
+    clips = LatentClips(still, randn(2, 8, 768, seed=6), torch.zeros(1, dtype=torch.long))
+    longer = config(steps=1, batch_size=1, max_frames=48, save_every=0)
+    path = train_motion_module(small_model(), clips, longer, tmp_path, start_from=start)
+    handle = load_motion_model(str(path))
+    assert (handle.config.version, handle.config.max_frames) == (version, 48)
+    for key, value in load_file(path).items():
+        if key.endswith(".pe"):
+            length = state[key].shape[1]
+            assert length < 48 and torch.equal(value[:, :length], state[key].float())
+            assert torch.equal(value[:, length:], sinusoidal_encoding(48, value.shape[2])[:, length:])
+
+
+def test_an_encoding_is_not_shortened_and_another_one_not_guessed() -> None:
+    state = motion_state(tiny_motion_config())
+    assert all(torch.equal(value, state[key]) for key, value in lengthened(state, 16, "start").items())
+    repeated = {key: value.repeat_interleave(2, 1) if key.endswith(".pe") else value for key, value in state.items()}
+    assert lengthened(repeated, 64, "tuned").keys() == state.keys()
+    with pytest.raises(
+        ConfigError, match=r"max_frames: tuned has a positional encoding of its own for 64 frames, .* on to 65"
+    ):
+        lengthened(repeated, 65, "tuned")
+
+
+def test_clips_that_it_can_never_see_are_refused() -> None:
+    start = motion_model_from_state(motion_state(tiny_motion_config()), "start")
+    with pytest.raises(ConfigError, match="max_frames: expected at least 33, .* the motion model takes 32"):
+        check_length(33, config(max_frames=8), start)
+    check_length(33, config(max_frames=33), start)
+    with host.training(), pytest.raises(ConfigError, match="max_frames: expected at least 4, .* takes 3"):
+        MotionModuleTraining(small_model(), drifting_clips(), config(max_frames=3))
+
+
+@pytest.mark.parametrize(("frames", "version"), [(24, Version.V1), (32, Version.V3)])
+def test_a_new_module_without_a_middle_is_v1s_or_v3s(frames: int, version: Version) -> None:
+    with host.training():
+        training = MotionModuleTraining(small_model(), drifting_clips(), config(max_frames=frames, middle=False))
+    assert training.handle.config.version is version
 
 
 def test_a_pia_is_no_start(tmp_path: Path) -> None:
@@ -201,6 +270,7 @@ def test_resuming_another_run_is_refused(tmp_path: Path) -> None:
         ({"lr_schedule": "step"}, "lr_schedule: expected 'constant' or 'cosine', found 'step'"),
         ({"image_fraction": 1.0}, "image_fraction: expected from 0 to below 1"),
         ({"trainable": ()}, "trainable: expected at least one"),
+        ({"max_frames": -1}, "max_frames: expected 0 or more"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes, message) -> None:

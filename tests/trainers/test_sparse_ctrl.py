@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from comfy.model_management import load_models_gpu
+from diffusers import SparseControlNetModel
 from safetensors.torch import load_file
 from torch import Tensor
 
+from diffdirector.motion.formats import MotionFormatError
 from diffdirector.motion.module import host_kernel, motion_model_from_state
-from diffdirector.motion.scribbles import LINES, scribbles
-from diffdirector.motion.sparse_formats import SparseKind
-from diffdirector.motion.sparsectrl import load_sparse_ctrl
+from diffdirector.motion.scribbles import LINES, SOBEL, scribbles
+from diffdirector.motion.sparse_export import diffusers_config
+from diffdirector.motion.sparse_formats import SparseKind, read_sparse_ctrl
+from diffdirector.motion.sparsectrl import load_sparse_ctrl, sparse_ctrl_from_state
 from diffdirector.tests.host.checkpoints import tiny_motion_config
 from diffdirector.tests.host.evaluate import randn, relative_error
-from diffdirector.tests.host.sparse import in_original_naming, sparse_state
-from diffdirector.tests.host.weights import TINY, load_unet, motion_state, unet_config, unet_state
+from diffdirector.tests.host.sparse import in_original_naming, sparse_state, with_the_originals_norms
+from diffdirector.tests.host.weights import NARROW_SDXL, TINY, load_unet, motion_state, unet_config, unet_state
+from diffdirector.tests.trainers.test_kinds import VEGA
 from diffdirector.trainers import host
 from diffdirector.trainers.checkpoint import load_state
 from diffdirector.trainers.config import ConfigError, SparseCtrlConfig
@@ -25,7 +31,10 @@ from diffdirector.trainers.dataset import Encoder, LatentClips
 from diffdirector.trainers.loop import step_generator
 from diffdirector.trainers.sparse_ctrl import (
     SparseCtrlTraining,
+    check_trainable,
+    encoder_for,
     new_sparse_ctrl_state,
+    result_in,
     shown_frames,
     train_sparse_ctrl,
     with_scribbles,
@@ -99,6 +108,50 @@ def test_its_file_is_the_trained_sparsectrl(kind: str, tmp_path: Path) -> None:
         expected = said(training.encoder)
         assert expected.abs().max() > 0
         assert relative_error(said(loaded.patcher.model), expected) < 2e-3  # the file is in half precision
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_diffusers_takes_the_folder_that_is_written_for_it(kind: str, tmp_path: Path) -> None:
+    """Its class, with the original's norms, says what ours says of the same file."""
+    settings = config(kind=kind, steps=2, layout="diffusers")
+    path = train_sparse_ctrl(small_model(), motion(), clips(), settings, tmp_path)
+    assert path == result_in(tmp_path, settings) and {file.name for file in path.parent.iterdir()} == {
+        "config.json", "diffusion_pytorch_model.safetensors",
+    }  # fmt: skip
+    theirs = with_the_originals_norms(SparseControlNetModel.from_pretrained(path.parent).eval())
+    ours = load_sparse_ctrl(str(path))
+    load_models_gpu([ours.patcher])
+    ours.patcher.model.float()
+    side = 64 if kind == "scribble" else 8
+    conditions = randn(2, ours.config.kind.channels, side, side)
+    conditions[0, -1], conditions[1] = 1, 0
+    text, shown = randn(FRAMES, 8, 768, seed=3), [-1, 0, -1, -1]
+    video = conditions[shown][None].transpose(1, 2)
+    with torch.no_grad():
+        found = ours.patcher.model.encode(
+            conditions, torch.ones(2), shown, torch.full((FRAMES,), 500.0), text, FRAMES, host_kernel(), 1.0
+        )
+        skips, middle = theirs(
+            torch.zeros(1, 4, FRAMES, 8, 8), 500, text, video[:, :-1], conditioning_mask=video[:, -1:], return_dict=False
+        )  # fmt: skip
+    for part, expected in zip((*found["output"], *found["middle"]), (*skips, middle), strict=True):
+        assert expected.abs().max() > 0 and relative_error(part, expected) < 1e-5
+    shapes = {name: tuple(value.shape) for name, value in load_file(path).items()}
+    assert shapes == {name: tuple(value.shape) for name, value in sparse_state(SparseKind[kind.upper()]).items()}
+
+
+def test_what_diffusers_has_no_counterpart_of_keeps_the_originals_layout() -> None:
+    whole, _ = read_sparse_ctrl(sparse_state(SparseKind.RGB))
+    assert diffusers_config(whole)["down_block_types"] == ["CrossAttnDownBlockMotion", "DownBlockMotion"]
+    (first, second), motions = whole.levels, dict(list(whole.motion.sites.items())[:1])
+    for changes, message in (
+        ({"middle_depth": -1}, "a middle with attention"),
+        ({"levels": (first, (second[0], 2))}, "levels of as many layers"),
+        ({"levels": ((320, 2), (320, 2)), "depths": (1, 0, 0, 0)}, "layers of a level that are alike"),
+        ({"motion": replace(whole.motion, sites=motions)}, "a motion module after each layer"),
+    ):
+        with pytest.raises(MotionFormatError, match=f"layout: .* expects {message}.* Choose the original's layout"):
+            diffusers_config(replace(whole, **changes))
 
 
 def test_interrupted_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
@@ -179,9 +232,45 @@ def test_scribbles_go_with_their_latents() -> None:
         ({"kind": "depth"}, "kind: expected 'rgb' or 'scribble', found 'depth'"),
         ({"ends": 1.5}, "ends: expected from 0 to 1"),
         ({"shown": 0}, "shown: expected at least 1"),
+        ({"layout": "kohya"}, "layout: expected 'original' or 'diffusers', found 'kohya'"),
+        ({"scribble_method": "hed"}, "scribble_method: expected 'lines' or .* found 'hed'"),
         ({"trainable": ()}, "trainable: expected at least one"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config(**changes)
+
+
+def test_what_it_cannot_start_from_or_see_is_said() -> None:
+    wide = sparse_ctrl_from_state(sparse_state(SparseKind.RGB, (320, 640)), "wide")
+    with (
+        host.training(),
+        pytest.raises(ConfigError, match="start_from: expected .*; wide is made for one of another shape"),
+    ):
+        SparseCtrlTraining(small_model(), motion(), clips(), config(), wide)
+    start = sparse_ctrl_from_state(sparse_state(SparseKind.RGB), "start")
+    check_trainable(small_model(), motion(), 32, config(max_frames=8), start)  # it keeps its own
+    for frames, max_frames, limit in ((33, 64, "32 frames, as many as tiny v2"), (9, 8, "8 frames, as many as the SparseCtrl")):  # fmt: skip
+        with pytest.raises(ConfigError, match=f"expected clips of at most {limit}.* found {frames}"):
+            check_trainable(small_model(), motion(), frames, config(max_frames=max_frames), None)
+
+
+def test_scribbles_are_made_as_the_settings_say() -> None:
+    plain = Encoder(lambda frames: frames[:, :1, ::8, ::8].expand(-1, 4, -1, -1), lambda text: torch.zeros(1), "k", "t")
+    assert encoder_for(config(), plain) is plain
+    settings = config(kind="scribble", scribble_method=SOBEL, scribble_threshold=0.3)
+    assert encoder_for(settings, plain).key == with_scribbles(plain, SOBEL, 0.3).key
+
+
+def test_what_it_cannot_be_trained_on_is_said(tmp_path: Path) -> None:
+    plain = LatentClips(clips().latents[:, :, :4], clips().text, clips().caption_of)
+    with pytest.raises(ValueError, match=r"clips: expected latents with a scribble .* 68 channels, found 4"):
+        train_sparse_ctrl(small_model(), motion(), plain, config(kind="scribble"), tmp_path)
+    train_sparse_ctrl(small_model(), motion(), plain, config(steps=1), tmp_path)
+    with pytest.raises(ConfigError, match=r"trainable: expected parts of the weights' names, found \('typo',\)"):
+        train_sparse_ctrl(small_model(), motion(), clips(), config(trainable=("typo",)), tmp_path)
+    with pytest.raises(ValueError, match="SparseCtrls are trained on SD1.5 checkpoints; this one is SDXL"):
+        train_sparse_ctrl(
+            load_unet(unet_state(unet_config("sdxl", **NARROW_SDXL, **VEGA))), motion(), clips(), config(), tmp_path
+        )
