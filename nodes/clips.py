@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..motion.grid import ENDINGS, HOLD, clip_grid
 from ..motion.loops import CROSSFADE, METHODS, crossfade, ping_pong
+from .looping import looping
 
 
 class LoopClip(io.ComfyNode):
@@ -35,7 +36,8 @@ class LoopClip(io.ComfyNode):
 
     @classmethod
     def execute(cls, images, method, frames) -> io.NodeOutput:
-        return io.NodeOutput(crossfade(images, frames) if method == CROSSFADE else ping_pong(images))
+        clip = crossfade(images, frames) if method == CROSSFADE else ping_pong(images)
+        return io.NodeOutput(clip, ui=looping(clip))
 
 
 class ClipGrid(io.ComfyNode):
@@ -67,7 +69,8 @@ class ClipGrid(io.ComfyNode):
         cls, images, columns, row_labels, column_labels, label_size=(20,), shorter_clips=(HOLD,)
     ) -> io.NodeOutput:
         rows, labels = _labels(row_labels), _labels(column_labels)
-        return io.NodeOutput(clip_grid(images, columns[0], rows, labels, label_size[0], shorter_clips[0]))
+        grid = clip_grid(images, columns[0], rows, labels, label_size[0], shorter_clips[0])
+        return io.NodeOutput(grid, ui=looping(grid))
 
 
 def _labels(values: list[Any]) -> list[str]:

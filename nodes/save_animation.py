@@ -11,6 +11,7 @@ from comfy.cli_args import args
 from comfy_api.latest import io, ui
 
 from ..trainers.animation import FORMATS, save_animation
+from .looping import looping
 from .progress import progress
 
 PNG = "png sequence"
@@ -90,9 +91,6 @@ class SaveAnimation(io.ComfyNode):
 
 def _shown(images: Any, frame_rate: float, saved: ui.SavedResult) -> dict[str, Any]:
     """The file, playing. A GIF is shown by an animated WEBP of it: the front end takes others that are animated for videos."""
-    if not saved.filename.endswith(".gif"):
-        return ui.SavedImages([saved], is_animated=True).as_dict()
-    preview = ui.ImageSaveHelper.save_animated_webp(
-        images, "DiffDirector/preview", io.FolderType.temp, None, frame_rate, False, 90, 4
-    )
-    return ui.SavedImages([preview], is_animated=True).as_dict() | {"gifs": [saved]}
+    if saved.filename.endswith(".gif"):
+        return looping(images, frame_rate) | {"gifs": [saved]}
+    return ui.SavedImages([saved], is_animated=True).as_dict()

@@ -7,6 +7,9 @@ from comfy_api.latest import io, ui
 from ..motion.scribbles import LINES, METHODS, scribbles
 from ..motion.sparsectrl import SparseControl, load_sparse_ctrl
 from . import folders
+from .looping import looping
+
+MOST_STILLS = 6  # of a storyboard; more pictures are a clip
 
 
 class LoadSparseCtrl(io.ComfyNode):
@@ -146,4 +149,5 @@ class ScribblePreprocessor(io.ComfyNode):
     @classmethod
     def execute(cls, images, method=LINES, threshold=0.1, thickness=0, invert=False, normalize=False) -> io.NodeOutput:
         found = scribbles(images, method, threshold, thickness=thickness, invert=invert, normalize=normalize)
-        return io.NodeOutput(found, ui=ui.PreviewImage(found, cls=cls))
+        side_by_side = len(found) <= MOST_STILLS
+        return io.NodeOutput(found, ui=ui.PreviewImage(found, cls=cls) if side_by_side else looping(found))

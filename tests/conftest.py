@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import shutil
 import sys
 import tempfile
@@ -27,6 +29,7 @@ BASE = Path(tempfile.mkdtemp(prefix="diffdirector-host-"))
 boot(["--cpu"], BASE)
 
 import torch
+from comfy.model_management import unload_all_models
 from playwright.sync_api import Page
 
 
@@ -42,7 +45,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For make test's workers: a file stays together; so do those that open the browser, where two pages at a time are too
-    slow, and those with full-size networks, of which two at a time are too large."""
+    slow, and those with full-size networks, of which two at a time are too large. These come first: they take longest."""
     together: dict[Path, str] = {}
     for item in items:
         if "opened" in getattr(item, "fixturenames", ()) or item.get_closest_marker("browser"):
@@ -51,6 +54,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             together[item.path] = "full size"
     for item in items:
         item.add_marker(pytest.mark.xdist_group(together.get(item.path, str(item.path))))
+    order = ["pages", "full size"]
+    items.sort(key=lambda item: order.index(together[item.path]) if item.path in together else len(order))
 
 
 def pytest_unconfigure() -> None:
@@ -86,6 +91,16 @@ def page(opened: FrontEnd) -> Iterator[Page]:
     """An empty graph, on which nothing may go wrong."""
     with opened.empty_graph() as page:
         yield page
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _memory() -> Iterator[None]:
+    """What a file's tests loaded goes back to the system: two workers have 24 GB for all of their files."""
+    yield
+    unload_all_models()
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(autouse=True)

@@ -173,10 +173,10 @@ def test_a_value_from_another_node_is_not_guessed(windows: Page) -> None:
     expect(windows.locator(SAYS)).to_have_text(STATIC)
 
 
-def run(page: Page, prompt: dict) -> None:
-    """Press Run; returns at once. window.ended says how it ended, window.seen what the sampler's node showed meanwhile."""
+def run(page: Page, prompt: dict, seen: str = "KSampler") -> None:
+    """Press Run, with a node of this kind in sight; returns at once. window.ended says how it ended."""
     page.evaluate("prompt => app.loadApiJson(prompt, 'preview')", prompt)
-    show(page, "KSampler")
+    show(page, seen)
     page.evaluate(
         """find => {
             window.ended = null;
@@ -250,3 +250,48 @@ def test_cancelled_it_ends_and_a_still_takes_its_place_again(page: Page) -> None
         page.wait_for_function(f"{sampler}.imgs?.[0]?.naturalWidth === 512")
         names = page.evaluate(f"{sampler}.widgets.map(widget => widget.name)")
         assert names.count("$$canvas-image-preview") == 1
+
+
+def test_nodes_that_give_frames_play_them(page: Page) -> None:
+    """Black, then white, and back: seen in Loop Clip, and in Save Animation, for whose WEBP the canvas has the same place."""
+    count = 3 + page.evaluate("Number(LiteGraph.vueNodesMode)")  # of what the server made before, it tells nothing
+    prompt = {
+        "black": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": count, "color": 0}},
+        "white": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 3, "color": 0xFFFFFF}},
+        "both": {"class_type": "ImageBatch", "inputs": {"image1": ["black", 0], "image2": ["white", 0]}},
+        "loop": {"class_type": "DiffDirectorLoopClip", "inputs": {"images": ["both", 0], "method": "ping-pong", "frames": 4}},
+        "save": {
+            "class_type": "DiffDirectorSaveAnimation",
+            "inputs": {"images": ["loop", 0], "filename_prefix": "loop", "frame_rate": 8, "format": "webp"},
+        },
+    }  # fmt: skip
+    run(page, prompt, "DiffDirectorLoopClip")
+    page.wait_for_function("window.ended === 'execution_success'")
+    for kind in ("DiffDirectorLoopClip", "DiffDirectorSaveAnimation"):
+        show(page, kind)
+        number = page.evaluate("kind => app.graph.nodes.find(node => node.type === kind).id", kind)
+        shown = page.evaluate_handle(
+            """async id => {
+                const node = app.graph.getNodeById(id);
+                const find = () => document.querySelector(`[data-node-id="${id}"] img`) ?? (LiteGraph.vueNodesMode ? null : node.imgs?.[0]);
+                while (!find()?.naturalWidth || !find().isConnected) await new Promise(requestAnimationFrame);
+                return find();
+            }""",
+            number,
+        ).as_element()
+        assert shown
+        box = shown.bounding_box()
+        assert box and box["height"] >= 150 and box["width"] >= 150
+        looks = set()
+        for _ in range(12):
+            looks.add(shown.screenshot())
+            page.wait_for_timeout(130)
+        assert len(looks) >= 2
+        bottom = page.evaluate(
+            """id => {
+                const {pos, size} = app.graph.getNodeById(id);
+                return app.canvas.canvas.getBoundingClientRect().top + app.canvas.ds.offset[1] + pos[1] + size[1];
+            }""",
+            number,
+        )
+        assert page.evaluate("LiteGraph.vueNodesMode") or box["y"] + box["height"] < bottom + 1

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import urllib.request
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, TimeoutError, expect
+from playwright.sync_api import Page, expect
 
 from diffdirector.tests.host import other_pack
-from diffdirector.tests.host.browser import FrontEnd, open_front_end
+from diffdirector.tests.host.browser import FrontEnd, open_front_end, search_at
 from diffdirector.tests.host.checkpoints import CHECKPOINT, MOTION_MODEL, link_models
 from diffdirector.tests.host.provision import provision
 from diffdirector.tests.host.server import PACK_NAME, Server
@@ -189,17 +188,6 @@ def test_every_input_shows_a_tooltip(page: Page, kind: str) -> None:
         expect(tooltip).to_be_visible()
         shown[name] = tooltip.inner_text()
     assert all(shown.values()) and len(set(shown.values())) == len(inputs), shown
-
-
-def search_at(page: Page, place: tuple[int, int]) -> None:
-    """Double-click, again where the page was too busy to see two clicks as one."""
-    dialog = page.get_by_role("dialog")
-    for _ in range(4):
-        page.mouse.dblclick(*place)
-        with contextlib.suppress(TimeoutError):
-            dialog.wait_for(timeout=5000)
-            return
-    expect(dialog).to_be_visible()
 
 
 def test_nodes_are_found_by_the_words_of_their_users(page: Page) -> None:

@@ -26,7 +26,7 @@ from diffdirector.motion.module import motion_model_from_state
 from diffdirector.motion.splice import apply_motion_model
 from diffdirector.nodes.preview import MOST_FRAMES, SIDE, MovingPreview, drawer, preview_moving
 from diffdirector.tests.host.checkpoints import link_models, tiny_motion_config
-from diffdirector.tests.host.evaluate import randn
+from diffdirector.tests.host.evaluate import TOKENS, randn
 from diffdirector.tests.host.prompts import animation, stills
 from diffdirector.tests.host.provision import NEWEST, provision
 from diffdirector.tests.host.server import Server
@@ -83,7 +83,7 @@ def method(monkeypatch):
 
 def sample(model: Any, callback: Any, steps: int = 3) -> Tensor:
     guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds([[randn(1, 77, 768, seed=1), {}]], [[randn(1, 77, 768, seed=2), {}]])
+    guider.set_conds([[randn(1, TOKENS, 768, seed=1), {}]], [[randn(1, TOKENS, 768, seed=2), {}]])
     noise, sigmas = randn(FRAMES, 4, 4, 6), torch.linspace(3.0, 0.0, steps + 1)
     euler = comfy.samplers.sampler_object("euler")
     return guider.sample(noise, torch.zeros_like(noise), euler, sigmas, callback=callback, disable_pbar=True, seed=5)

@@ -8,7 +8,7 @@ import pytest
 
 from . import evaluate, proof, stack
 
-CLIPS = 4  # of the page's 20
+CLIPS = 2  # of the page's 20
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from playwright.sync_api import ConsoleMessage, Page, Response, expect, sync_playwright
+from playwright.sync_api import ConsoleMessage, Page, Response, TimeoutError, expect, sync_playwright
 
 from .provision import find_chromium
 from .server import PACK_NAME
@@ -71,3 +71,14 @@ def open_front_end(url: str, settings: dict[str, object] | None = None) -> Itera
             yield front
         finally:
             browser.close()
+
+
+def search_at(page: Page, place: tuple[int, int]) -> None:
+    """Open the search for nodes with a double click, again where the page was too busy to see two clicks as one."""
+    dialog = page.get_by_role("dialog")
+    for _ in range(4):
+        page.mouse.dblclick(*place)
+        with suppress(TimeoutError):
+            dialog.wait_for(timeout=5000)
+            return
+    expect(dialog).to_be_visible()

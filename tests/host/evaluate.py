@@ -11,6 +11,8 @@ from torch import Tensor
 
 from diffdirector.motion.splice import options_for_direct_call
 
+TOKENS = 8  # of a text: reading 77 would take small networks more time than all the rest
+
 
 def load(model: Any) -> None:
     comfy.model_management.load_models_gpu([model, *model.get_nested_additional_models()])

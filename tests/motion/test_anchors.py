@@ -16,11 +16,11 @@ from diffdirector.motion.module import motion_model_from_state
 from diffdirector.motion.splice import apply_motion_model
 from diffdirector.motion.windows import LOOPED, Windows
 from diffdirector.tests.host.checkpoints import tiny_motion_config
-from diffdirector.tests.host.evaluate import randn, relative_error
+from diffdirector.tests.host.evaluate import TOKENS, randn, relative_error
 from diffdirector.tests.host.weights import TINY, load_unet, motion_state, unet_config, unet_state
 
 FRAMES = 14
-NOISE, TEXT, NOTHING = randn(FRAMES, 4, 4, 4), randn(1, 77, 768, seed=1), randn(1, 77, 768, seed=2)
+NOISE, TEXT, NOTHING = randn(FRAMES, 4, 4, 4), randn(1, TOKENS, 768, seed=1), randn(1, TOKENS, 768, seed=2)
 GIVEN = randn(3, 4, 4, 4, seed=3)
 
 

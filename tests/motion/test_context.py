@@ -18,12 +18,12 @@ from diffdirector.motion.splice import apply_motion_model
 from diffdirector.motion.windows import FUSES, LOOPED, SCHEDULES, UNIFORM, Windows, plan, together
 from diffdirector.tests.benchmarks.bench import PeakMemory
 from diffdirector.tests.host.checkpoints import tiny_motion_config
-from diffdirector.tests.host.evaluate import randn, relative_error
+from diffdirector.tests.host.evaluate import TOKENS, randn, relative_error
 from diffdirector.tests.host.weights import TINY, load_unet, motion_state, seeded, unet_config, unet_state
 
 FRAMES = 14
 SIGMAS = torch.tensor([3.0, 1.0, 0.0])
-NOISE, TEXT, NOTHING = randn(FRAMES, 4, 4, 4), randn(1, 77, 768, seed=1), randn(1, 77, 768, seed=2)
+NOISE, TEXT, NOTHING = randn(FRAMES, 4, 4, 4), randn(1, TOKENS, 768, seed=1), randn(1, TOKENS, 768, seed=2)
 WINDOWS = Windows(8, 3)
 
 
@@ -80,7 +80,7 @@ def calls(animated) -> Iterator[list[int]]:
 def test_several_windows_at_once_are_the_same_as_one_by_one(animated, calls: list[int]) -> None:
     """With text, hints and a patch that all differ from frame to frame."""
     windows = Windows(4, 1)
-    travelling = randn(FRAMES, 77, 768, seed=6)
+    travelling = randn(FRAMES, TOKENS, 768, seed=6)
     hints = torch.rand(FRAMES, 3, 32, 32, generator=torch.Generator().manual_seed(8))
 
     def run(at_once: int) -> Tensor:
@@ -145,7 +145,7 @@ def test_a_loop_that_fits_into_one_window_is_turned_in_it(animated) -> None:
 
 
 def test_text_that_differs_from_frame_to_frame_is_each_windows_own(animated) -> None:
-    travelling = randn(FRAMES, 77, 768, seed=6)
+    travelling = randn(FRAMES, TOKENS, 768, seed=6)
     found = sample(apply_context_windows(animated, WINDOWS), NOISE, positive=travelling)
     expected = by_hand(animated, WINDOWS, conds=lambda frames: {"positive": travelling[frames]})
     assert relative_error(found, expected) < 1e-5
@@ -161,7 +161,7 @@ def test_text_for_another_number_of_frames_is_warned_of() -> None:
         (FRAMES, ""),
         (1, ""),
     ):
-        sample(model, NOISE, torch.tensor([3.0, 0.0]), positive=randn(rows, 77, 768, seed=6))
+        sample(model, NOISE, torch.tensor([3.0, 0.0]), positive=randn(rows, TOKENS, 768, seed=6))
         assert warnings.pop() == expected
 
 

@@ -20,11 +20,11 @@ from diffdirector.motion.splice import apply_motion_model
 from diffdirector.motion.windows import Windows
 from diffdirector.tests.host import loras
 from diffdirector.tests.host.checkpoints import tiny_motion_config
-from diffdirector.tests.host.evaluate import randn, relative_error
+from diffdirector.tests.host.evaluate import TOKENS, randn, relative_error
 from diffdirector.tests.host.weights import TINY, load_unet, motion_state, unet_config, unet_state
 
 FRAMES, SEED = 8, 5
-NOISE, TEXT, NOTHING = randn(FRAMES, 4, 4, 4), randn(1, 77, 768, seed=1), randn(1, 77, 768, seed=2)
+NOISE, TEXT, NOTHING = randn(FRAMES, 4, 4, 4), randn(1, TOKENS, 768, seed=1), randn(1, TOKENS, 768, seed=2)
 TWICE = FreeInit(2, "gaussian", d_s=0.4, d_t=0.3)
 
 

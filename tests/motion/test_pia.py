@@ -28,7 +28,7 @@ from diffdirector.motion.similarity import MOTIONS, TABLES, similarities
 from diffdirector.motion.splice import FIRST_CONVOLUTION, KEY, NORM_ACROSS_FRAMES, apply_motion_model
 from diffdirector.motion.windows import Windows, plan
 from diffdirector.tests.host.checkpoints import checkpoint_state, tiny_motion_config
-from diffdirector.tests.host.evaluate import evaluate, load, randn, relative_error
+from diffdirector.tests.host.evaluate import TOKENS, evaluate, load, randn, relative_error
 from diffdirector.tests.host.oracle import diffusers_motion_key
 from diffdirector.tests.host.pia import convolution_of_diffusers, pia_oracle, pia_state
 from diffdirector.tests.host.weights import TINY, load_unet, motion_state, unet_config, unet_state
@@ -254,7 +254,7 @@ class TestHost:
         picture = Picture(PIXELS, vae)
         picture.fit(SIDE, SIDE, model.model.process_latent_in)
         shown = apply_picture(shown, picture)
-        x, text = NOISE[:8], randn(1, 77, 768, seed=1)
+        x, text = NOISE[:8], randn(1, TOKENS, 768, seed=1)
         found = evaluate(shown, x, text)
         comfy.model_management.unload_all_models()
         patchers = [shown, *shown.get_additional_models()]
@@ -446,4 +446,4 @@ class TestRefusals:
         with pytest.raises(
             ValueError, match="as a whole, at the size of the clip; found latents of 2x4, a part of them"
         ):
-            evaluate(shown, NOISE[..., :2], randn(1, 77, 768))
+            evaluate(shown, NOISE[..., :2], randn(1, TOKENS, 768))

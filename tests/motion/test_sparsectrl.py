@@ -25,7 +25,7 @@ from diffdirector.motion.sparsectrl import SparseControl, load_sparse_ctrl, spar
 from diffdirector.motion.splice import apply_motion_model
 from diffdirector.motion.windows import Windows, plan
 from diffdirector.tests.host.checkpoints import checkpoint_state, tiny_motion_config
-from diffdirector.tests.host.evaluate import randn, relative_error
+from diffdirector.tests.host.evaluate import TOKENS, randn, relative_error
 from diffdirector.tests.host.sparse import SD15_CHANNELS, TINY_CHANNELS, in_original_naming, sparse_oracle, sparse_state
 from diffdirector.tests.host.weights import TINY, load_unet, motion_state, unet_config, unet_state
 from diffdirector.tests.motion.test_context import (
@@ -72,7 +72,7 @@ def test_the_encoder_agrees_with_diffusers(kind: SparseKind, channels: tuple[int
     scale = 8 if kind is SparseKind.SCRIBBLE else 1
     conditions = randn(3, kind.channels, side * scale, side * scale)
     conditions[:2, -1], conditions[2] = 1, 0
-    context = randn(clips, 77, 768, seed=1).repeat_interleave(frames, 0)
+    context = randn(clips, TOKENS, 768, seed=1).repeat_interleave(frames, 0)
     context[-1] += 1  # a prompt that travels
     found = encoded(sparse_ctrl_from_state(state, "s"), conditions, shown * clips, context, frames)
 
@@ -211,7 +211,7 @@ def test_each_picture_has_its_strength(animated, controls, vae, kind: SparseKind
     assert min(relative_error(half, whole), relative_error(half, alone)) > 1e-4
     if kind is SparseKind.SCRIBBLE:
         return
-    state, context = sparse_state(kind), randn(6, 77, 768, seed=1)
+    state, context = sparse_state(kind), randn(6, TOKENS, 768, seed=1)
     conditions = randn(3, kind.channels, 8, 8)
     conditions[:2, -1], conditions[2] = 1, 0
     control = sparse_ctrl_from_state(state, "s")
@@ -292,7 +292,7 @@ def test_several_prompts_share_it_or_go_without(animated, controls, vae, kind: S
         euler, sigmas = comfy.samplers.sampler_object("euler"), torch.tensor([3.0, 0.0])
         return guider.sample(NOISE, torch.zeros_like(NOISE), euler, sigmas, disable_pbar=True, seed=5)
 
-    other = randn(1, 77, 768, seed=12)
+    other = randn(1, TOKENS, 768, seed=12)
     alone = step((TEXT, controlled(control)))
     for settings in (controlled(control), {}):
         expected = (alone + 0.5 * step((other, settings))) / 1.5
@@ -318,7 +318,7 @@ def test_the_host_loads_it_for_sampling_and_counts_it(animated, controls) -> Non
 @pytest.mark.parametrize("kind", KINDS)
 def test_partly_offloaded_weights_give_the_same(controls, kind: SparseKind, kept: float) -> None:
     control, side = controls[kind], 64 if kind is SparseKind.SCRIBBLE else 8
-    given = randn(3, kind.channels, side, side), [0, -1, 1, -1], randn(4, 77, 768, seed=1), 4
+    given = randn(3, kind.channels, side, side), [0, -1, 1, -1], randn(4, TOKENS, 768, seed=1), 4
     expected = encoded(control, *given)
     comfy.model_management.unload_all_models()
     patcher = control.patcher

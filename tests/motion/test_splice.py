@@ -27,7 +27,7 @@ from diffdirector.motion.splice import (
 )
 from diffdirector.tests.host import loras
 from diffdirector.tests.host.checkpoints import tiny_motion_config
-from diffdirector.tests.host.evaluate import evaluate, load, randn, relative_error
+from diffdirector.tests.host.evaluate import TOKENS, evaluate, load, randn, relative_error
 from diffdirector.tests.host.oracle import diffusers_motion_key, oracle_unet
 from diffdirector.tests.host.weights import (
     TINY,
@@ -39,7 +39,7 @@ from diffdirector.tests.host.weights import (
 )
 
 FRAMES = 8
-X, CONTEXT = randn(FRAMES, 4, 8, 8), randn(1, 77, 768, seed=1)
+X, CONTEXT = randn(FRAMES, 4, 8, 8), randn(1, TOKENS, 768, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +234,7 @@ class TestHost:
 class TestEvaluation:
     def test_conds_in_one_batch_equal_conds_apart(self, model, motion) -> None:
         animated = apply_motion_model(model, motion)
-        other_context = randn(1, 77, 768, seed=2)
+        other_context = randn(1, TOKENS, 768, seed=2)
         apart = [evaluate(animated, X, context) for context in (CONTEXT, other_context)]
         contexts = torch.cat([c.expand(FRAMES, -1, -1) for c in (CONTEXT, other_context)])
         together = evaluate(animated, torch.cat([X, X]), contexts, cond_or_uncond=[0, 1])

@@ -23,13 +23,13 @@ from diffdirector.motion.strength import ATTENTION, EFFECT, KINDS, MotionStrengt
 from diffdirector.motion.windows import Windows, plan
 from diffdirector.tests.host import loras
 from diffdirector.tests.host.checkpoints import tiny_motion_config
-from diffdirector.tests.host.evaluate import evaluate, randn, relative_error
+from diffdirector.tests.host.evaluate import TOKENS, evaluate, randn, relative_error
 from diffdirector.tests.host.weights import TINY, load_unet, motion_state, unet_config, unet_state
 
 from .test_context import sample
 
 FRAMES = 10
-X, CONTEXT = randn(FRAMES, 4, 8, 8), randn(1, 77, 768, seed=1)
+X, CONTEXT = randn(FRAMES, 4, 8, 8), randn(1, TOKENS, 768, seed=1)
 NOISE = randn(FRAMES, 4, 4, 4)
 SIGMAS = torch.tensor([8.0, 2.0, 0.5, 0.0])
 RAMP = Curve(values=tuple(frame / 4 for frame in range(FRAMES)))
