@@ -6,7 +6,7 @@ WORKERS ?= 2 # each takes up to 8 GB
 REUSE_MEMORY = MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000 MALLOC_TOP_PAD_=268435456
 PROVISION = host=$$($(PYTHON) tests/host/provision.py --print python); comfyui=$$($(PYTHON) tests/host/provision.py --print comfyui)
 
-.PHONY: help-pictures demo demo-eval demo-models demo-sparse proof test test-fast test-matrix lint format bench bench-training bench-windows bench-sparsectrl
+.PHONY: help-pictures demo demo-eval demo-models demo-sparse proof test test-fast test-matrix lint format bench bench-training bench-motion-module bench-windows bench-sparsectrl
 
 demo: ## a prompt becomes an mp4 and an animated WEBP, on the real ComfyUI: make demo PROMPT="a blue square moving left"
 	@$(PROVISION); "$$host" tests/host/as_package.py tests.host.demo "$(PROMPT)"
@@ -48,6 +48,9 @@ bench: ## speed against plain, diffusers and the floor; writes tests/benchmarks/
 
 bench-training: ## time and memory of a training step, ours against the peers' way; writes tests/benchmarks/TRAINING.md
 	@$(PROVISION); $(REUSE_MEMORY) "$$host" tests/host/as_package.py tests.benchmarks.training
+
+bench-motion-module: ## time and memory of a step of stage 2, ours against the original's recipe; writes tests/benchmarks/MOTION_MODULE.md
+	@$(PROVISION); $(REUSE_MEMORY) "$$host" tests/host/as_package.py tests.benchmarks.motion_module
 
 bench-windows: ## time and memory of long clips in context windows; writes tests/benchmarks/WINDOWS.md
 	@$(PROVISION); "$$host" tests/host/as_package.py tests.benchmarks.windows

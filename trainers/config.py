@@ -34,7 +34,8 @@ class TrainConfig:
     is off; the averaged weights are what is saved. optimizer: one of optimizers.KINDS. noise_offset: 0 is off; adds to the
     noise of a whole clip and channel, which teaches its brightness too. held_out: so many clips are not trained on; their
     loss is measured every validate_every steps. tensorboard: write logs for it, too. precision: what layers compute in ("float32", "bfloat16", or "auto":
-    bfloat16 where the device is good at it); weights are kept and updated in float32. save_every: 0 only at the end.
+    bfloat16 where the device is good at it); weights are kept and updated in float32. gradient_checkpointing: less memory for
+    more time. save_every: 0 only at the end.
     """
 
     name: str
@@ -57,6 +58,7 @@ class TrainConfig:
     validate_every: int = 50
     tensorboard: bool = False
     precision: str = "auto"
+    gradient_checkpointing: bool = True
     save_every: int = 500
     seed: int = 0
 
@@ -103,13 +105,12 @@ class MotionModuleConfig(TrainConfig):
 class LoraConfig(TrainConfig):
     """What recipes that train LoRAs have in common.
 
-    alpha: 0 is the rank. gradient_checkpointing: less memory for more time.
+    alpha: 0 is the rank.
     """
 
     rank: int = 64
     alpha: float = 0.0
     dropout: float = 0.0
-    gradient_checkpointing: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

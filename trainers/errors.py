@@ -26,7 +26,7 @@ class TrainingOutOfMemory(MemoryError):
         advice = ["smaller or fewer frames in the dataset (width, height, frames)"]
         if config.batch_size > 1:
             advice.insert(0, f"batch_size 1 (it is {config.batch_size}), with accumulate for the same effect")
-        if not getattr(config, "gradient_checkpointing", True):
+        if not config.gradient_checkpointing:
             advice.insert(0, "gradient_checkpointing on")
         super().__init__(
             f"Step {step} does not fit into memory. What was learnt until step {step - 1} is kept. To lower what a step takes, in this order: "

@@ -80,6 +80,8 @@ class MotionModuleTraining:
         self.handle = motion_model_from_state(state, config.name, dtype=torch.float32, metadata=metadata)
         self.model = apply_motion_model(base, self.handle, beta_schedule="sqrt_linear (AnimateDiff)")
         host.load(self.model)
+        if config.gradient_checkpointing:
+            host.recompute_activations(base.model.diffusion_model, self.handle.patcher.model)
         self.parameters = dict(self._chosen_parameters())
         if not self.parameters:
             raise ConfigError(

@@ -98,9 +98,13 @@ class SparseCtrlTraining:
         self.config = replace(config, precision=host.precision(base, config.precision))
         self.about = {"base": host.name_of(model), "motion": motion.name, "dataset": clips.digest}
         self.clips = clips
-        self.model = apply_motion_model(base, motion.reloaded())  # weights of inference mode know no gradients
+        handle = motion.reloaded()  # weights of inference mode know no gradients
+        self.model = apply_motion_model(base, handle)
         host.load(self.model, self.control.patcher)
-        for layers in (self.encoder, self.model.model.diffusion_model):
+        unet = self.model.model.diffusion_model
+        if config.gradient_checkpointing:
+            host.recompute_activations(unet, handle.patcher.model, self.encoder)
+        for layers in (self.encoder, unet):
             layers.to(memory_format=torch.channels_last)  # a third less time for their convolutions
         self.parameters = {
             name: parameter.requires_grad_()

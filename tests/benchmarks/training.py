@@ -5,8 +5,8 @@ peers   as the packs that train it today do: frozen weights in float32, both for
         each LoRA computed in both
 
 Both compute in bfloat16 autocast, recompute activations, train LoRAs of rank 64 with AdamW and take both paths. One
-way after the other, for both do not fit into 24 GB; quoted are medians, in brackets the best round. Memory: weights,
-and the most that a step takes beyond.
+way after the other, for both do not fit into 24 GB; quoted are medians, in brackets the best round. Memory: weights
+and the optimizer's state, and the most that a step takes beyond.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from .bench import PeakMemory, machine
 
 FRAMES = 16
 PAGE = Path(__file__).with_name("TRAINING.md")
+Step = Callable[[int], None]
 HEADER = "| latents | ours | peers | time, ours / peers | memory: ours | peers | memory, ours / peers |"
 
 
@@ -37,14 +38,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10 if device == "cuda" else 3)
     arguments = parser.parse_args()
     boot(["--use-pytorch-cross-attention"] + ([] if device == "cuda" else ["--cpu"]))
-    table = measure(device, arguments.sizes, arguments.rounds)
+    table = measure(device, arguments.sizes, arguments.rounds, one_step)
     print(table)
     about = f"{machine(device).rsplit(', ', 1)[0]}, {FRAMES} frames, {arguments.rounds} rounds; `make bench-training` makes this page."
     PAGE.write_text(f"# What a training step takes\n\n{__doc__}\n{about}\n\n{table}")
 
 
-def measure(device: str, sizes: list[int], rounds: int) -> str:
-    """The table for this page, as Markdown."""
+def measure(
+    device: str, sizes: list[int], rounds: int, make: Callable[[int, Any, bool], tuple[Step, Callable[[], int]]]
+) -> str:
+    """The table, as Markdown. make: from the latents' size, the frozen weights' type and whether it is the peers' way, a step by its
+    number, and the bytes that stay between steps."""
     import torch
 
     from diffdirector.trainers import host
@@ -56,15 +60,16 @@ def measure(device: str, sizes: list[int], rounds: int) -> str:
         memory: dict[str, float] = {}
         for name, dtype in (("ours", half), ("peers", torch.float32)):
             with host.training():
-                step, weights = one_step(size, dtype, peers=name == "peers")
-            seconds[name], memory[name] = [], float(weights)
+                step, kept = make(size, dtype, name == "peers")
+            seconds[name], memory[name] = [], 0.0
             for number in range(rounds + 1):
+                before = kept()
                 with host.training(), PeakMemory(device) as peak:
                     started = time.perf_counter()
                     step(number)
                     peak.synchronize()
                     elapsed = time.perf_counter() - started
-                memory[name] = max(memory[name], weights + peak.bytes)
+                memory[name] = max(memory[name], before + peak.bytes)
                 if number:  # the first warms up
                     seconds[name].append(elapsed)
             print(name, seconds[name], f"{memory[name] / 2**30:.2f} GiB", flush=True)
@@ -82,8 +87,8 @@ def row(size: int, seconds: dict[str, list[float]], memory: dict[str, float]) ->
     return f"| {size}x{size} | {times} | {against} | {ours:.2f} GiB | {peers:.2f} GiB | {ours / peers:.2f} |"
 
 
-def one_step(size: int, dtype: Any, peers: bool) -> tuple[Callable[[int], None], int]:
-    """A step by its number, and the bytes of the weights that it keeps."""
+def one_step(size: int, dtype: Any, peers: bool) -> tuple[Step, Callable[[], int]]:
+    """A step of MotionDirector by its number, and what says how many bytes stay between steps."""
     import torch
     from torch import autocast
 
@@ -106,11 +111,6 @@ def one_step(size: int, dtype: Any, peers: bool) -> tuple[Callable[[int], None],
     if peers:
         training._at_work = lambda **_: None  # LoRAs are switched by a scale there, and computed all the same
     optimizer = torch.optim.AdamW(training.parameters.values())
-    frozen = [*training.model.model.diffusion_model.parameters()]
-    frozen += [
-        value for patcher in training.model.get_nested_additional_models() for value in patcher.model.parameters()
-    ]
-    kept = {id(value): value.nbytes for value in (*frozen, *training.parameters.values())}
 
     def step(number: int) -> None:
         def losses():
@@ -132,4 +132,19 @@ def one_step(size: int, dtype: Any, peers: bool) -> tuple[Callable[[int], None],
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    return step, sum(kept.values())
+    return step, lambda: staying(training, optimizer)
+
+
+def staying(training: Any, optimizer: Any) -> int:
+    """Bytes of the networks' weights, of what is trained, of the optimizer's state, and of gradients that are kept."""
+    import torch
+
+    weights = [*training.model.model.diffusion_model.parameters(), *training.parameters.values()]
+    weights += [
+        value for patcher in training.model.get_nested_additional_models() for value in patcher.model.parameters()
+    ]
+    weights += [
+        value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)
+    ]
+    weights += [value.grad for value in weights if value.grad is not None]
+    return sum({id(value): value.nbytes for value in weights}.values())

@@ -16,7 +16,8 @@ FRAMES, CLIPS = 16, 1512
 SILENCE = 0.1  # share of captions that leave one attribute to chance
 CONFIG = MotionModuleConfig(
     "motion", steps=3100, batch_size=4, learning_rate=4e-4, weight_decay=1e-2, warmup_steps=100, lr_schedule="cosine",
-    truncated_snr_cap=120.0, timestep_bias=1.0, ema_decay=0.998, image_fraction=0.05, max_frames=32, precision="bfloat16", save_every=100,
+    truncated_snr_cap=120.0, timestep_bias=1.0, ema_decay=0.998, image_fraction=0.05, max_frames=32, precision="bfloat16", gradient_checkpointing=False,
+    save_every=100,
 )  # fmt: skip
 # Then where a body stands within a cell of the latent, which is decided at middling noise: else it jitters by a pixel
 FINE = replace(

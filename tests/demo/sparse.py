@@ -18,7 +18,8 @@ from . import motion
 LINE_THRESHOLD = 0.1  # Scribble Preprocessor's
 RGB = SparseCtrlConfig(
     "sparsectrl-rgb", kind="rgb", steps=1100, batch_size=4, learning_rate=3e-4, weight_decay=1e-2, warmup_steps=50, lr_schedule="cosine",
-    truncated_snr_cap=20.0, timestep_bias=0.5, ema_decay=0.998, precision="bfloat16", save_every=100,
+    truncated_snr_cap=20.0, timestep_bias=0.5, ema_decay=0.998, precision="bfloat16", gradient_checkpointing=False,
+    save_every=100,
 )  # fmt: skip
 # From what the other learnt, and little else than what it has to learn anew: the file ships without what they share
 OWN = ("controlnet_", "motion_modules.")

@@ -100,7 +100,14 @@ def test_fine_tuning_on_one_movement_makes_it_more_frequent(studio, tmp_path: Pa
         sources, host.encoder(studio.model, studio.vae, studio.text), tmp_path / "cache", lambda *_: None
     )
     config = MotionModuleConfig(
-        "tuned", steps=60, batch_size=2, learning_rate=5e-4, truncated_snr_cap=30.0, timestep_bias=1.0, save_every=0
+        "tuned",
+        steps=60,
+        batch_size=2,
+        learning_rate=5e-4,
+        truncated_snr_cap=30.0,
+        timestep_bias=1.0,
+        gradient_checkpointing=False,
+        save_every=0,
     )
     path = train_motion_module(studio.model, clips, config, tmp_path, start_from=studio.motion)
 

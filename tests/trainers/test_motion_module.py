@@ -27,6 +27,7 @@ from diffdirector.trainers.checkpoint import load_state
 from diffdirector.trainers.config import ConfigError, MotionModuleConfig
 from diffdirector.trainers.dataset import LatentClips
 from diffdirector.trainers.errors import TrainingDiverged
+from diffdirector.trainers.loop import step_generator
 from diffdirector.trainers.motion_module import (
     MotionModuleTraining,
     check_length,
@@ -49,7 +50,15 @@ def drifting_clips(count: int = 4) -> LatentClips:
 
 
 def config(**changes) -> MotionModuleConfig:
-    settings = {"name": "drift", "steps": 20, "batch_size": 2, "learning_rate": 1e-3, "save_every": 5, "max_frames": 8}
+    settings = {
+        "name": "drift",
+        "steps": 20,
+        "batch_size": 2,
+        "learning_rate": 1e-3,
+        "save_every": 5,
+        "max_frames": 8,
+        "gradient_checkpointing": False,
+    }
     return MotionModuleConfig(**(settings | changes))
 
 
@@ -60,6 +69,22 @@ def test_twenty_steps_lower_a_fixed_validation_loss(tmp_path: Path) -> None:
         assert training.validation_loss() == before
         training.run(tmp_path, True, lambda report: None)
         assert training.validation_loss() < 0.9 * before
+
+
+def test_recomputing_activations_changes_no_gradient() -> None:
+    start = motion_model_from_state(motion_state(tiny_motion_config()), "tiny")
+
+    def gradients(recomputed: bool) -> dict[str, torch.Tensor]:
+        with host.training():
+            training = MotionModuleTraining(
+                small_model(), drifting_clips(), config(gradient_checkpointing=recomputed), start
+            )
+            training.loss(training.clips, step_generator(0, 0)).backward()
+        return {name: value.grad for name, value in training.parameters.items() if value.grad is not None}
+
+    kept, recomputed = gradients(False), gradients(True)
+    assert len(kept) == len(recomputed) > 50
+    assert all(relative_error(recomputed[name], kept[name]) < 1e-5 for name in kept)
 
 
 def test_untrained_module_moves_nothing_and_the_checkpoint_stays_as_it_is(tmp_path: Path) -> None:

@@ -61,7 +61,17 @@ def clips(count: int = 4) -> LatentClips:
 
 def config(**changes: Any) -> SparseCtrlConfig:
     return SparseCtrlConfig(
-        **({"name": "s", "steps": 12, "batch_size": 2, "learning_rate": 1e-3, "save_every": 5} | changes)
+        **(
+            {
+                "name": "s",
+                "steps": 12,
+                "batch_size": 2,
+                "learning_rate": 1e-3,
+                "save_every": 5,
+                "gradient_checkpointing": False,
+            }
+            | changes
+        )
     )
 
 
@@ -84,6 +94,22 @@ def test_it_starts_as_if_nothing_were_shown_and_learns(kind: str, tmp_path: Path
         assert abs(before / plain - 1) < 1e-6
         training.run(tmp_path, True, lambda report: None)
         assert loss_of(training) < 0.95 * before
+
+
+def test_recomputing_activations_changes_no_gradient() -> None:
+    def gradients(recomputed: bool) -> dict[str, torch.Tensor]:
+        with host.training():
+            training = SparseCtrlTraining(small_model(), motion(), clips(), config(gradient_checkpointing=recomputed))
+            with torch.no_grad():
+                for number, value in enumerate(training.parameters.values()):  # its outputs begin as zeros
+                    value += 0.02 * randn(*value.shape, seed=number)
+            for _, loss in training.losses(step_generator(0, 0)):
+                loss.backward()
+        return {name: value.grad for name, value in training.parameters.items() if value.grad is not None}
+
+    kept, recomputed = gradients(False), gradients(True)
+    assert len(kept) == len(recomputed) > 50
+    assert all(torch.equal(recomputed[name], kept[name]) for name in kept)
 
 
 @pytest.mark.parametrize("kind", KINDS)
