@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import torch
 from comfy_api.latest import io
 from safetensors.torch import load_file
 
@@ -19,14 +18,11 @@ from ..trainers.dataset import check_captions
 from ..trainers.motion_director import TEMPORAL, MotionDirectorFiles, train_motion_director
 from ..trainers.optimizers import KINDS
 from ..trainers.presets import CUSTOM, PRESETS
-from ..trainers.sampling import FRAME_RATE, Previews
 from . import folders, types
 from .live import LiveTraining
 from .motion_director_settings import DEFAULTS, number, whole
-from .training import encoded
+from .training import encoded, previewed
 from .types import MotionDatasetSocket, MotionLoraSocket, MotionModelSocket, TrainingSettingsSocket
-
-NO_SAMPLE = torch.zeros(1, 64, 64, 3)
 
 
 class TrainMotionDirector(io.ComfyNode):
@@ -105,18 +101,7 @@ class TrainMotionDirector(io.ComfyNode):
         apply_motion_model(model, handle)  # what does not fit is said before the clips are encoded
         live = LiveTraining(cls.hidden, config.steps)
         clips = encoded(sources, model, vae, clip, live)
-        samples: list[torch.Tensor] = []
-
-        def on_sample(images: torch.Tensor, step: int) -> None:
-            samples[:] = [images]
-            live.sample(images, step, sample_prompt, FRAME_RATE)
-
-        previews = None
-        if sample_prompt.strip():
-            previews = Previews.of(
-                sample_prompt, clip, vae, every=sample_every, seed=config.seed, frames=clips.frames, width=clips.width,
-                height=clips.height, before=lambda: live.phase("sampling a preview"), on_sample=on_sample,
-            )  # fmt: skip
+        previews, shown = previewed(sample_prompt, sample_every, config, sources, clips, clip, vae, live)
         host.unload(vae.patcher, clip.patcher)
         if resume and files.state.exists():
             live.earlier(load_state(files.state)["losses"])
@@ -125,7 +110,6 @@ class TrainMotionDirector(io.ComfyNode):
         layers = load_lora(str(files.temporal), files.temporal.name, FileKind.MOTION_LORA)
         loras = (MotionLora(files.temporal.name, layers, 1.0),)
         losses = [losses[TEMPORAL] for losses in load_state(files.state)["losses"]]
-        sample = samples[0] if samples else NO_SAMPLE
         return io.NodeOutput(
-            loras, load_file(files.spatial), {"loss": losses}, sample, str(files.temporal), ui=live.ui()
+            loras, load_file(files.spatial), {"loss": losses}, shown[-1], str(files.temporal), ui=live.ui()
         )

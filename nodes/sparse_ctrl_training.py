@@ -16,7 +16,7 @@ from ..trainers.config import LAYOUTS, PRECISIONS, SPARSE_KINDS, SparseCtrlConfi
 from ..trainers.sparse_ctrl import check_trainable, encoder_for, train_sparse_ctrl
 from . import folders, types
 from .live import LiveTraining
-from .training import encoded
+from .training import encoded, previewed, samples_and_validation
 from .types import MotionDatasetSocket, MotionModelSocket
 
 DEFAULTS = SparseCtrlConfig("defaults")
@@ -86,18 +86,23 @@ class TrainSparseCtrl(io.ComfyNode):
                     tooltip="The same seed gives the same training, and a further run goes on from this one.",
                 ),
                 io.Boolean.Input("resume", default=True, optional=True, tooltip="Go on from an earlier run of the same name."),
+                *samples_and_validation(
+                    "", "What previews show, as a continuation of a clip's first frame: best what is in the clips. Empty: none, and sample is black.",
+                ),
             ],
             outputs=[
                 io.ControlNet.Output(display_name="control_net", tooltip="The trained SparseCtrl, for Apply SparseCtrl."),
                 io.String.Output(display_name="path", tooltip="Where it was saved."),
+                io.Image.Output(display_name="sample", tooltip="What the last preview shows."),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )  # fmt: skip
 
     @classmethod
     def execute(
-        cls, model, clip, vae, motion_model, dataset, start_from=None, resume=True, **settings
-    ) -> io.NodeOutput:
+        cls, model, clip, vae, motion_model, dataset, start_from=None, resume=True, sample_every=0, sample_prompt="",
+        **settings,
+    ) -> io.NodeOutput:  # fmt: skip
         config = make_config(SparseCtrlConfig, settings)
         handle, sources = types.motion_model(motion_model), types.motion_dataset(dataset)
         start = None if start_from is None else types.sparse_ctrl(start_from)
@@ -107,12 +112,13 @@ class TrainSparseCtrl(io.ComfyNode):
         check_trainable(model, handle, max(source.frames for source in sources), config, start)
         live = LiveTraining(cls.hidden, config.steps)
         clips = encoded(sources, model, vae, clip, live, lambda encoder: encoder_for(config, encoder))
+        previews, shown = previewed(sample_prompt, sample_every, config, sources, clips, clip, vae, live)
         host.unload(vae.patcher, clip.patcher)
         state = folder / f"{config.name}.training"
         if resume and state.exists():
             live.earlier(load_state(state)["losses"])
         path = train_sparse_ctrl(
-            model, handle, clips, config, folder, start_from=start, resume=resume, on_step=live.step
+            model, handle, clips, config, folder, start_from=start, resume=resume, on_step=live.step, previews=previews
         )
         logging.info("DiffDirector: saved %s", path)
-        return io.NodeOutput(load_sparse_ctrl(str(path), config.name), str(path), ui=live.ui())
+        return io.NodeOutput(load_sparse_ctrl(str(path), config.name), str(path), shown[-1], ui=live.ui())

@@ -30,11 +30,9 @@ from ..trainers.domain_adapter import train_domain_adapter
 from ..trainers.lora_training import LoraFiles, check_models
 from ..trainers.motion_lora import train_motion_lora
 from ..trainers.optimizers import KINDS
-from ..trainers.sampling import FRAME_RATE, Previews
 from . import folders, types
 from .live import LiveTraining
-from .motion_director import NO_SAMPLE
-from .training import encoded
+from .training import encoded, previewed
 from .types import MotionDatasetSocket, MotionLoraSocket, MotionModelSocket
 
 ADAPTER, MOTION_LORA = DomainAdapterConfig("defaults"), MotionLoraConfig("defaults")
@@ -210,22 +208,11 @@ def _trained(
     check_models(node.model, node.motion_model)
     live = LiveTraining(node.hidden, config.steps)
     clips = encoded(sources, node.model, node.vae, node.clip, live)
-    samples: list[torch.Tensor] = []
-
-    def on_sample(images: torch.Tensor, step: int) -> None:
-        samples[:] = [images]
-        live.sample(images, step, sample_prompt, FRAME_RATE)
-
-    previews = None
-    if sample_prompt.strip():
-        previews = Previews.of(
-            sample_prompt, node.clip, node.vae, every=sample_every, seed=config.seed, frames=frames or clips.frames,
-            width=clips.width, height=clips.height, before=lambda: live.phase("sampling a preview"), on_sample=on_sample,
-        )  # fmt: skip
+    previews, shown = previewed(sample_prompt, sample_every, config, sources, clips, node.clip, node.vae, live, frames)
     host.unload(node.vae.patcher, node.clip.patcher)
     if resume and files.state.exists():
         live.earlier(load_state(files.state)["losses"])
     file = train(clips, config, files, resume=resume, previews=previews, on_step=live.step)
     logging.info("DiffDirector: saved %s", file)
     losses = [step["loss"] for step in load_state(files.state)["losses"]]
-    return file, _Found(({"loss": losses}, samples[0] if samples else NO_SAMPLE, str(file)), live)
+    return file, _Found(({"loss": losses}, shown[-1], str(file)), live)

@@ -7,19 +7,39 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import folder_paths
+import torch
 from comfy_api.latest import io
 
 from ..motion.module import load_motion_model
 from ..motion.splice import check_checkpoint
 from ..trainers import host
 from ..trainers.checkpoint import check_writable
-from ..trainers.config import PRECISIONS, MotionModuleConfig, make_config
+from ..trainers.config import PRECISIONS, MotionModuleConfig, TrainConfig, make_config
 from ..trainers.dataset import Clip, Encoder, LatentClips, encode_clips
 from ..trainers.motion_module import check_length, train_motion_module
+from ..trainers.sampling import FRAME_RATE, Previews
 from . import folders, types
 from .live import LiveTraining
 from .progress import progress
 from .types import MotionDatasetSocket, MotionModelSocket
+
+NO_SAMPLE = torch.zeros(1, 64, 64, 3)
+
+
+def samples_and_validation(prompt: str, previews: str) -> list[io.Input]:
+    """What tells how good a training is, for nodes whose other inputs were there first. previews: what they show."""
+    return [
+        io.Int.Input("sample_every", default=500, min=0, max=100000, optional=True, tooltip="Steps between previews. 0: one at the end."),
+        io.String.Input("sample_prompt", default=prompt, multiline=True, optional=True, tooltip=previews),
+        io.Int.Input(
+            "held_out", default=0, min=0, max=1000, optional=True, advanced=True,
+            tooltip="So many clips are not trained on; the weights with which their loss was lowest are kept as <name>.best.",
+        ),
+        io.Int.Input(
+            "validate_every", default=50, min=1, max=100000, optional=True, advanced=True,
+            tooltip="Steps between measurements of that loss.",
+        ),
+    ]  # fmt: skip
 
 
 class TrainMotionModule(io.ComfyNode):
@@ -89,18 +109,21 @@ class TrainMotionModule(io.ComfyNode):
                     "max_frames", default=0, min=0, max=1024, optional=True, advanced=True,
                     tooltip="The longest clip it can ever see. 0: as motion_model, 32 for a new one. More than motion_model's continues its encoding.",
                 ),
+                *samples_and_validation("a panda in a forest", "What previews show. Empty: none, and sample is a black picture."),
             ],
             outputs=[
                 MotionModelSocket.Output(display_name="motion_model", tooltip="The trained motion model."),
                 io.String.Output(display_name="path", tooltip="Where it was saved."),
+                io.Image.Output(display_name="sample", tooltip="What the last preview shows."),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )  # fmt: skip
 
     @classmethod
     def execute(
-        cls, model, clip, vae, dataset, motion_model=None, resume=True, trainable="motion_modules.", **settings
-    ) -> io.NodeOutput:
+        cls, model, clip, vae, dataset, motion_model=None, resume=True, trainable="motion_modules.", sample_every=0,
+        sample_prompt="", **settings,
+    ) -> io.NodeOutput:  # fmt: skip
         parts = tuple(part.strip() for part in trainable.split(",") if part.strip())
         config = make_config(MotionModuleConfig, settings | {"trainable": parts})
         folder = Path(folders.first_path(folders.MOTION_MODELS))
@@ -111,6 +134,7 @@ class TrainMotionModule(io.ComfyNode):
         check_length(max(source.frames for source in sources), config, start_from)
         live = LiveTraining(cls.hidden, config.steps)
         clips = encoded(sources, model, vae, clip, live)
+        previews, shown = previewed(sample_prompt, sample_every, config, sources, clips, clip, vae, live)
         host.unload(vae.patcher, clip.patcher)
         path = train_motion_module(
             model,
@@ -120,9 +144,10 @@ class TrainMotionModule(io.ComfyNode):
             start_from=start_from,
             resume=resume,
             on_step=live.step,
+            previews=previews,
         )
         logging.info("DiffDirector: saved %s", path)
-        return io.NodeOutput(load_motion_model(str(path)), str(path), ui=live.ui())
+        return io.NodeOutput(load_motion_model(str(path)), str(path), shown[-1], ui=live.ui())
 
 
 def encoded(
@@ -144,3 +169,26 @@ def encoded(
     clips = encode_clips(sources, wanted(host.encoder(model, vae, clip)), cache, on_clip)
     live.phase("preparing")
     return clips
+
+
+def previewed(
+    prompt: str, every: int, config: TrainConfig, sources: Sequence[Clip], clips: LatentClips, clip, vae, live: LiveTraining,
+    frames: int = 0,
+) -> tuple[Previews | None, list[torch.Tensor]]:  # fmt: skip
+    """Previews, None for an empty prompt, which the node shows; and what the last one of the list shows, images [frames, h, w, 3].
+
+    frames: of a preview; 0: as many as the clips have.
+    """
+    shown = [NO_SAMPLE]
+
+    def on_sample(images: torch.Tensor, step: int) -> None:
+        shown[:] = [images]
+        live.sample(images, step, prompt, FRAME_RATE)
+
+    if not prompt.strip():
+        return None, shown
+    previews = Previews.of(
+        prompt, clip, vae, sources, every=every, seed=config.seed, frames=frames or clips.frames, width=clips.width,
+        height=clips.height, before=lambda: live.phase("sampling a preview"), on_sample=on_sample,
+    )  # fmt: skip
+    return previews, shown

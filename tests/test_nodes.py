@@ -57,7 +57,7 @@ CONTRACT = {
     ),
     "DiffDirectorTrainMotionModule": (
         ["model", "clip", "vae", "dataset", "name", "steps", "motion_model"],
-        ["MOTION_MODEL", "STRING"],
+        ["MOTION_MODEL", "STRING", "IMAGE"],
     ),
     "DiffDirectorTrainMotionDirector": (
         ["model", "clip", "vae", "motion_model", "dataset", "name", "steps"],
@@ -147,7 +147,7 @@ CONTRACT = {
     ),
     "DiffDirectorTrainSparseCtrl": (
         ["model", "clip", "vae", "motion_model", "dataset", "name", "steps", "kind", "start_from"],
-        ["CONTROL_NET", "STRING"],
+        ["CONTROL_NET", "STRING", "IMAGE"],
     ),
     "DiffDirectorTrainDomainAdapter": (
         ["model", "clip", "vae", "dataset", "name", "steps", "rank", "learning_rate"],

@@ -66,12 +66,14 @@ def test_what_is_trained_works_here_and_from_its_file_and_is_fine_tuned(executor
     assert np.abs(frames(executor, base, loaded).astype(int) - trained).max() <= 1
 
     settings = {"kind": "rgb", "layout": "diffusers", "steps": 1, "learning_rate": 1e-6}
+    settings |= {"held_out": 1, "sample_prompt": "a square"}
     executor.run(only_training(training("tuned", start_from=["load", 0], **settings)) | {"load": loaded["load"]})
     folder = base / "models" / "controlnet"
     known = load_sparse_ctrl(str(folder / "shown.safetensors"))
     tuned = load_sparse_ctrl(str(folder / "tuned" / "diffusion_pytorch_model.safetensors"))
     assert (known.config.kind, tuned.config.kind) == (SparseKind.SCRIBBLE, SparseKind.RGB)
     before, after = (control.patcher.model.state_dict()["zero_convs.0.0.weight"] for control in (known, tuned))
+    assert (folder / "tuned.best" / "config.json").exists() and (folder / "tuned.samples" / "step-000001.webp").exists()
     assert before.abs().max() > 1e-3 and (after - before).abs().max() < 1e-4  # a new one has zeros there
 
 

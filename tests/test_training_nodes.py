@@ -100,3 +100,20 @@ def test_the_settings_node_reaches_the_training_and_a_preset_goes_before_it(exec
         trained = {part for key in file.keys() for part in ("to_q", "to_k", "to_v", "to_out", "ff") if part in key}  # noqa: SIM118
     assert trained == {"to_q", "to_k"}
     assert (metadata["debias"], metadata["rank"], metadata["gradient_checkpointing"]) == ("0.25", "32", "True")
+
+
+def test_a_motion_module_is_shown_on_a_page_and_its_best_is_kept(executor, base, training) -> None:
+    write_dataset(base / "input" / "several", seed=4, n=3, frames=4)
+    training["clips"]["inputs"]["source"] = "several"
+    inputs = {key: training["train"]["inputs"][key] for key in ("model", "clip", "vae", "dataset", "seed")}
+    inputs |= {"name": "on page", "steps": 1, "learning_rate": 1e-3, "held_out": 1, "sample_prompt": PROMPT}
+    training["train"] = node("DiffDirectorTrainMotionModule", **inputs)
+    training["show"]["inputs"]["images"] = ["train", 2]
+    shown = pictures(base, executor.run(training)["show"]["images"])
+    folder = base / "models" / "animatediff_models"
+    with Image.open(folder / "on page.samples" / "step-000001.webp") as preview:
+        kept = np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(preview)]).astype(int)
+    assert np.corrcoef(kept.mean(3).ravel(), shown.mean(3).ravel())[0, 1] > 0.95
+    page = (folder / "on page.samples.html").read_text(encoding="utf-8")
+    assert 'src="on%20page.samples/step-000001.webp"' in page and "The dataset's clips: flow " in page
+    assert (folder / "on page.best.safetensors").exists()

@@ -63,6 +63,11 @@ def check_writable(folder: Path) -> None:
     (folder / ".diffdirector").unlink(missing_ok=True)  # another run does the same
 
 
+def best_of(path: Path) -> Path:
+    """Beside the result at path: what the lowest validation loss was measured of."""
+    return path.with_suffix(f".best{path.suffix}")
+
+
 def save_tensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """A safetensors file of contiguous copies on the CPU."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}

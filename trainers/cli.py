@@ -72,7 +72,7 @@ def train(recipe: Recipe) -> Path:
     previews = None
     if recipe.sample_prompt:
         previews = Previews.of(
-            recipe.sample_prompt, clip, vae, every=recipe.sample_every, seed=config.seed,
+            recipe.sample_prompt, clip, vae, recipe.videos, every=recipe.sample_every, seed=config.seed,
             frames=1 if isinstance(config, DomainAdapterConfig) else clips.frames, width=clips.width, height=clips.height,
         )  # fmt: skip
     host.unload(vae.patcher, clip.patcher)
@@ -87,8 +87,8 @@ def train(recipe: Recipe) -> Path:
 
         if isinstance(config, MotionModuleConfig):
             return train_motion_module(
-                model, clips, config, recipe.output, start_from=motion_model, resume=recipe.resume, on_step=on_step
-            )
+                model, clips, config, recipe.output, start_from=motion_model, resume=recipe.resume, on_step=on_step, previews=previews
+            )  # fmt: skip
         files = LoraFiles.of_one(config.name, recipe.output)
         if isinstance(config, DomainAdapterConfig):
             return train_domain_adapter(
@@ -97,7 +97,8 @@ def train(recipe: Recipe) -> Path:
         assert motion_model is not None
         if isinstance(config, SparseCtrlConfig):
             return train_sparse_ctrl(
-                model, motion_model, clips, config, recipe.output, start_from=sparse_ctrl, resume=recipe.resume, on_step=on_step
+                model, motion_model, clips, config, recipe.output, start_from=sparse_ctrl, resume=recipe.resume, on_step=on_step,
+                previews=previews,
             )  # fmt: skip
         if isinstance(config, MotionLoraConfig):
             return train_motion_lora(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,9 @@ class Trainer:
     step_losses: yields each loss of a batch with its name. What it does between two of them happens after the backward
     pass of the first: one path's graph is gone before the next is built. state_path: where the resumable state is kept;
     resume continues from it when it exists. rate_of: learning rate of a parameter against the config's. validation: the
-    loss of what is held out, measured every config.validate_every steps. about: what the run learns from, by name; a run
-    that learns from something else is not resumed. Losses of all steps so far are in `losses`.
+    loss of what is held out, measured every config.validate_every steps and after the last, with the weights that are saved.
+    about: what the run learns from, by name; a run that learns from something else is not resumed. Losses of all steps so
+    far are in `losses`.
     config.precision "auto" is float32 here; a recipe that knows its device replaces it.
     """
 
@@ -77,12 +79,22 @@ class Trainer:
         if resume and state_path.exists():
             self._restore(load_state(state_path))
 
-    def run(self, on_step: Callable[[StepReport], None], on_save: Callable[[Trainer], None]) -> None:
-        """Train to config.steps. Whatever interrupts it (on_step may raise), what was learnt is saved first."""
+    def run(
+        self,
+        on_step: Callable[[StepReport], None],
+        on_save: Callable[[Trainer], None],
+        on_best: Callable[[Trainer], None] = lambda trainer: None,
+    ) -> None:
+        """Train to config.steps. Whatever interrupts it (on_step may raise), what was learnt is saved first.
+
+        on_best: lets the recipe write a result that validation finds better than all before, those of resumed runs included.
+        """
         try:
             while self.step < self.config.steps:
                 report = self._measured(self._one_step())
                 self._log(report)
+                if report.validation is not None and self.best == (report.validation, self.step):
+                    on_best(self)
                 on_step(report)
                 if self.config.save_every and self.step % self.config.save_every == 0:
                     self.save(on_save)
@@ -99,6 +111,36 @@ class Trainer:
     def weights(self) -> dict[str, Tensor]:
         """The trained parameters, averaged over time when ema_decay is set."""
         return dict(self.averaged or self.parameters)
+
+    @contextmanager
+    def as_saved(self) -> Iterator[None]:
+        """While open the parameters have the values that weights() gives."""
+        self._exchange_averaged()
+        try:
+            yield
+        finally:
+            self._exchange_averaged()
+
+    @property
+    def best(self) -> tuple[float, int] | None:
+        """The lowest validation loss so far and after which step it was measured; None before there is one."""
+        measured = [(losses.get("validation", math.inf), step) for step, losses in enumerate(self.losses, 1)]
+        return min((pair for pair in measured if math.isfinite(pair[0])), default=None)
+
+    def reached(self) -> dict[str, str]:
+        """As metadata for a file: the step, and the validation loss where it was measured after it."""
+        result = {"trained_steps": str(self.step)}
+        if self.losses and "validation" in self.losses[-1]:
+            result["validation_loss"] = str(self.losses[-1]["validation"])
+        return result
+
+    def log_sample(self, images: Tensor, values: Mapping[str, float]) -> None:
+        """For TensorBoard, where it is on: the frames [n, h, w, 3] that were sampled after this step, and numbers about them."""
+        if self._logs is None:
+            return
+        self._logs.add_images("sample", images.clamp(0, 1), self.step, dataformats="NHWC")
+        for name, value in values.items():
+            self._logs.add_scalar(name, value, self.step)
 
     def save(self, on_save: Callable[[Trainer], None]) -> None:
         """Write the resumable state, then let the recipe write its result."""
@@ -156,9 +198,9 @@ class Trainer:
             parameter.grad = None
 
     def _measured(self, report: StepReport) -> StepReport:
-        if self.validation is None or self.step % self.config.validate_every:
+        if self.validation is None or (self.step % self.config.validate_every and self.step < self.config.steps):
             return report
-        with torch.no_grad(), self._autocast():
+        with self.as_saved(), torch.no_grad(), self._autocast():
             loss = self.validation()
         self.losses[-1]["validation"] = loss
         return replace(report, validation=loss)
@@ -179,6 +221,13 @@ class Trainer:
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
         for name, value in self.averaged.items():
             value.lerp_(self.parameters[name], 1 - decay)
+
+    @torch.no_grad()
+    def _exchange_averaged(self) -> None:
+        for name, value in self.averaged.items():
+            kept = self.parameters[name].clone()
+            self.parameters[name].copy_(value)
+            value.copy_(kept)
 
     def _restore(self, state: dict) -> None:
         shapes, stored = (

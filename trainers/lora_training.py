@@ -19,13 +19,12 @@ from ..lora.version import VERSION
 from ..motion.module import MotionModelHandle
 from ..motion.splice import KEY, MotionSplice, apply_motion_model, check_checkpoint
 from . import host
-from .animation import save_animation
-from .checkpoint import check_writable, save_tensors
+from .checkpoint import best_of, check_writable, save_tensors
 from .config import ConfigError, LoraConfig
 from .dataset import LatentClips
 from .denoiser import Denoiser
 from .loop import VALIDATION_SEED, StepReport, Trainer, described, step_generator
-from .sampling import FRAME_RATE, Previews
+from .sampling import Previews, run_with_previews
 
 LORA = "lora"  # where there is but one
 
@@ -46,6 +45,9 @@ class LoraFiles:
 
     def __iter__(self) -> Iterator[Path]:
         return iter((*self.loras.values(), self.state, self.preview))
+
+    def of_best(self) -> LoraFiles:
+        return replace(self, loras={name: best_of(path) for name, path in self.loras.items()})
 
     def check_writable(self) -> None:
         """Raise SaveError for a folder that takes no files."""
@@ -144,23 +146,16 @@ class LoraTraining(ABC, Generic[Config]):
             about=self.about | {"alpha": str(self.config.alpha)},
         )  # fmt: skip
 
-        def after_step(report: StepReport) -> None:
-            on_step(report)
-            if previews is not None and previews.due(report.step, self.config.steps):
-                self.show(previews, report.step, files.preview)
+        run_with_previews(
+            trainer, previews, self.sample, files.preview, on_step,
+            lambda trainer: self.save(files, trainer), lambda trainer: self.save(files.of_best(), trainer),
+        )  # fmt: skip
 
-        was_complete = trainer.step >= self.config.steps
-        trainer.run(after_step, lambda trainer: self.save(files, trainer))
-        if previews is not None and was_complete:
-            self.show(previews, trainer.step, files.preview)
-
-    def show(self, previews: Previews, step: int, file: Path) -> None:
+    def sample(self, previews: Previews) -> Tensor:
         with self.as_used():
-            previews.before()
             images = previews.sample(self.model)
         host.load(self.model)  # the VAE may have pushed it off the device
-        save_animation(file, images, FRAME_RATE, quality=90)
-        previews.on_sample(images, step)
+        return images
 
     def validation_loss(self, batches: int = 4) -> float:
         """Of the clips held out; the same noise and timesteps every time."""
@@ -180,8 +175,8 @@ class LoraTraining(ABC, Generic[Config]):
             layers = self.loras[path].layers(
                 {name.removeprefix(f"{path}."): value for name, value in trained.items() if name.startswith(f"{path}.")}
             )
-            metadata = described(self.config) | self.about
-            metadata |= {"model_type": self.model_type, "trained_steps": str(trainer.step), "diffdirector": VERSION}
+            metadata = described(self.config) | self.about | trainer.reached()
+            metadata |= {"model_type": self.model_type, "diffdirector": VERSION}
             save_tensors(file, lora_state(layers), metadata)
 
     def lora_over(

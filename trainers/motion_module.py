@@ -15,11 +15,12 @@ from ..motion.formats import VERSION_KEY, MotionConfig, SiteConfig, Version, exp
 from ..motion.module import MotionModelHandle, motion_model_from_state
 from ..motion.splice import apply_motion_model, unet_shape
 from . import host
-from .checkpoint import check_writable, save_tensors
+from .checkpoint import best_of, check_writable, save_tensors
 from .config import NEW_MODULE_FRAMES, ConfigError, MotionModuleConfig
 from .dataset import LatentClips
 from .denoiser import Denoiser
 from .loop import VALIDATION_SEED, StepReport, Trainer, described, step_generator
+from .sampling import Previews, run_with_previews
 
 ROUNDING = 5e-3  # of an encoding that a file keeps in half precision
 
@@ -33,6 +34,7 @@ def train_motion_module(
     start_from: MotionModelHandle | None = None,
     resume: bool = True,
     on_step: Callable[[StepReport], None] = lambda report: None,
+    previews: Previews | None = None,
 ) -> Path:
     """Train on clips under model (SD1.5, frozen) and return the motion model's file, folder/<name>.safetensors.
 
@@ -43,7 +45,7 @@ def train_motion_module(
     with host.training():
         training = MotionModuleTraining(model, clips, config, start_from)
         try:
-            return training.run(folder, resume, on_step)
+            return training.run(folder, resume, on_step, previews)
         finally:
             host.unload(training.model)
 
@@ -89,15 +91,25 @@ class MotionModuleTraining:
             )
         self.denoiser = Denoiser(self.model, config)
 
-    def run(self, folder: Path, resume: bool, on_step: Callable[[StepReport], None]) -> Path:
+    def run(
+        self, folder: Path, resume: bool, on_step: Callable[[StepReport], None], previews: Previews | None = None
+    ) -> Path:
         path = folder / f"{self.config.name}.safetensors"
         trainer = Trainer(
             self.parameters, self.losses, self.config, folder / f"{self.config.name}.training", resume,
             validation=None if self.held_out is None else self.validation_loss,
             about=self.about,
         )  # fmt: skip
-        trainer.run(on_step, lambda trainer: self.save(path, trainer))
+        run_with_previews(
+            trainer, previews, self.sample, path.with_suffix(".webp"), on_step,
+            lambda trainer: self.save(path, trainer), lambda trainer: self.save(best_of(path), trainer),
+        )  # fmt: skip
         return path
+
+    def sample(self, previews: Previews) -> Tensor:
+        images = previews.sample(self.model)
+        host.load(self.model)  # the VAE may have pushed it off the device
+        return images
 
     def save(self, path: Path, trainer: Trainer) -> None:
         """The whole motion model in the original's layout, half precision, positional encoding included."""
@@ -108,7 +120,8 @@ class MotionModuleTraining:
             halved,
             described(self.config)
             | self.about
-            | {"model_type": "motion_module", "trained_steps": str(trainer.step), "diffdirector": VERSION}
+            | trainer.reached()
+            | {"model_type": "motion_module", "diffdirector": VERSION}
             | {VERSION_KEY: self.handle.config.version.name},
         )
 

@@ -78,8 +78,6 @@ def read_recipe(path: Path) -> Recipe:
         raise ConfigError(
             "model.motion_model: expected none, a domain adapter is trained without; found one. Leave it out."
         )
-    if kind in (MotionModuleConfig, SparseCtrlConfig) and sample:
-        raise ConfigError(f"sample: expected in recipes of LoRAs only, found in one of a {content['recipe']}")
     if kind is not MotionDirectorConfig and "preset" in content:
         raise ConfigError(f"preset: expected in a motion_director recipe only, found in one of a {content['recipe']}")
     tables = content.get("dataset", {})

@@ -31,8 +31,9 @@ from .checkpoint import check_writable, save_tensors, write_atomically
 from .config import DIFFUSERS, ConfigError, SparseCtrlConfig
 from .dataset import Encoder, LatentClips
 from .denoiser import Denoiser
-from .loop import StepReport, Trainer, described, step_generator
+from .loop import VALIDATION_SEED, StepReport, Trainer, described, step_generator
 from .motion_module import new_motion_state
+from .sampling import Previews, run_with_previews
 
 STEM, HINT = "controlnet_cond_embedding", "input_hint_block."  # in files, and in the host's ControlNet
 STEM_CHANNELS = (16, 32, 96, 256)  # of the scribbles' stem, as ControlNet (arXiv:2302.05543) has it
@@ -48,6 +49,7 @@ def train_sparse_ctrl(
     start_from: SparseControl | None = None,
     resume: bool = True,
     on_step: Callable[[StepReport], None] = lambda report: None,
+    previews: Previews | None = None,
 ) -> Path:
     """Train on clips under model (SD1.5) with motion, both frozen, and return the SparseCtrl's file, result_in(folder, config).
 
@@ -58,7 +60,7 @@ def train_sparse_ctrl(
     with host.training():
         training = SparseCtrlTraining(model, motion, clips, config, start_from)
         try:
-            return training.run(folder, resume, on_step)
+            return training.run(folder, resume, on_step, previews)
         finally:
             host.unload(training.model, training.control.patcher)
 
@@ -97,7 +99,7 @@ class SparseCtrlTraining:
             self.encoder.load_state_dict(kept, strict=not other_stem)
         self.config = replace(config, precision=host.precision(base, config.precision))
         self.about = {"base": host.name_of(model), "motion": motion.name, "dataset": clips.digest}
-        self.clips = clips
+        self.clips, self.held_out = clips.held_out(config.held_out) if config.held_out else (clips, None)
         handle = motion.reloaded()  # weights of inference mode know no gradients
         self.model = apply_motion_model(base, handle)
         host.load(self.model, self.control.patcher)
@@ -117,12 +119,34 @@ class SparseCtrlTraining:
             )
         self.denoiser = Denoiser(self.model, config)
 
-    def run(self, folder: Path, resume: bool, on_step: Callable[[StepReport], None]) -> Path:
+    def run(
+        self, folder: Path, resume: bool, on_step: Callable[[StepReport], None], previews: Previews | None = None
+    ) -> Path:
         path = result_in(folder, self.config)
-        state_path = folder / f"{self.config.name}.training"
-        trainer = Trainer(self.parameters, self.losses, self.config, state_path, resume, about=self.about)
-        trainer.run(on_step, lambda trainer: self.save(path, trainer))
+        best = result_in(folder, replace(self.config, name=f"{self.config.name}.best"))
+        trainer = Trainer(
+            self.parameters, self.losses, self.config, folder / f"{self.config.name}.training", resume,
+            validation=None if self.held_out is None else self.validation_loss,
+            about=self.about,
+        )  # fmt: skip
+        run_with_previews(
+            trainer, previews, self.sample, folder / f"{self.config.name}.webp", on_step,
+            lambda trainer: self.save(path, trainer), lambda trainer: self.save(best, trainer),
+        )  # fmt: skip
         return path
+
+    def sample(self, previews: Previews) -> Tensor:
+        """A preview that is shown the first frame of a clip, one held out if there are any."""
+        frame = (self.held_out or self.clips).latents[0][:1]
+        if self.kind is SparseKind.RGB:
+            with torch.no_grad():
+                latents: Any = self.model.model.process_latent_out(frame[:, :4])
+                picture = previews.vae.decode(latents).movedim(-1, 1)
+        else:
+            picture = self._conditions(frame)
+        images = previews.sample(self.model, self.control.conditioned(picture, "0", vae=previews.vae))
+        host.load(self.model, self.control.patcher)  # the VAE may have pushed them off the device
+        return images
 
     def save(self, path: Path, trainer: Trainer) -> None:
         """In the layout that was asked for, half precision."""
@@ -136,16 +160,16 @@ class SparseCtrlTraining:
             halved,
             described(self.config)
             | self.about
-            | {
-                "model_type": f"sparsectrl_{self.config.kind}",
-                "trained_steps": str(trainer.step),
-                "diffdirector": VERSION,
-            },
+            | trainer.reached()
+            | {"model_type": f"sparsectrl_{self.config.kind}", "diffdirector": VERSION},
         )
 
     def losses(self, generator: Generator) -> Iterator[tuple[str, Tensor]]:
+        yield "loss", self.loss(self.clips, generator)
+
+    def loss(self, source: LatentClips, generator: Generator) -> Tensor:
         """The denoising loss of one random batch of clips, some of whose frames are shown."""
-        x, text = self.clips.sample(generator, self.config.batch_size, self.config.caption_dropout)
+        x, text = source.sample(generator, self.config.batch_size, self.config.caption_dropout)
         clips, frames = x.shape[:2]
         shown = [shown_frames(frames, self.config, generator) for _ in range(clips)]
         noised = self.denoiser.draw(x[:, :, :4], generator)
@@ -165,7 +189,13 @@ class SparseCtrlTraining:
             host_kernel(),
             1.0,
         )
-        yield "loss", self.denoiser.predict(noised, text, control).loss()
+        return self.denoiser.predict(noised, text, control).loss()
+
+    def validation_loss(self, batches: int = 4) -> float:
+        """Of the clips held out: the loss of the same batches, noise, timesteps and shown frames every time."""
+        assert self.held_out is not None
+        generator = step_generator(VALIDATION_SEED, 0)
+        return sum(float(self.loss(self.held_out, generator)) for _ in range(batches)) / batches
 
     def _conditions(self, frames: Tensor) -> Tensor:
         """What the stem sees of frames of the dataset [n, c, h, w], without the mask."""

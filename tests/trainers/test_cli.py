@@ -65,6 +65,7 @@ def test_the_shipped_recipe_trains_a_motion_model(recipe: str, tmp_path: Path) -
     assert f"{path.relative_to(tmp_path)} is done." in done.stdout
     assert Image.open(path.with_suffix(".clips.png")).size == (4 * 96 + 3 * 2, 2 * 96 + 2)
     assert load_motion_model(str(path)).config.max_frames == 32
+    assert path.with_suffix(".samples.html").exists() and Image.open(path.with_suffix(".webp")).n_frames == 4
 
 
 @pytest.mark.slow
@@ -126,7 +127,6 @@ def test_recipes_of_loras_say_what_each_needs(recipe: str, base: Path, tmp_path:
         ("motion_lora", "[model]", 'preset = "low"\n[model]', "preset: expected in a motion_director recipe only, found in one of a motion_lora"),
         ("motion_lora", '"zoom_in"', '"zoom"', "camera: expected one of none, zoom_in"),
         ("domain_adapter", "[sample]", f'motion_model = "{path}"\n[sample]', "model.motion_model: expected none, a domain adapter is trained"),
-        ("motion_module", "[model]", '[sample]\nprompt = "x"\n[model]', "sample: expected in recipes of LoRAs only"),
     ):  # fmt: skip
         text = shipped(kind, base)
         assert before in text
@@ -176,11 +176,7 @@ def test_a_mistake_is_one_line_and_no_traceback(tmp_path: Path) -> None:
         ("checkpoint = ", "# checkpoint = ", "model.checkpoint: expected a file, found none"),
         ('recipe = "motion_module"', 'recipe = "motion_director"', "model.motion_model: expected the motion model"),
         ('recipe = "motion_module"', 'recipe = "sparse_ctrl"', "model.motion_model: expected the motion model"),
-        (
-            "[model]",
-            "[sample]\nevery = 2\n[model]",
-            "sample: expected in recipes of LoRAs only, found in one of a motion_module",
-        ),
+        ("every = 1000", "evry = 1000", "sample.evry: expected one of every, prompt"),
         ("[model]", '[model]\nsparse_ctrl = "a.ckpt"', "model.sparse_ctrl: expected one of"),
         ("frame_step", "frames_step", "dataset.frames_step: expected one of"),
         ('source = "input/videos"', "", "dataset.source: expected a video or a folder of videos, found none"),
