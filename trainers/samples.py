@@ -75,8 +75,8 @@ class SamplePage:
         of_samples = {step: motion for step, motion in self._motions.items() if motion is not None}
         if of_samples:
             for title, key, form in (
-                ("Flow: share of the width per frame", "flow", "{:.2%}"),
-                ("Consistency of neighbouring frames", "consistency", "{:.3f}"),
+                ("Flow, of the width per frame", "flow", "{:.2%}"),
+                ("Consistency", "consistency", "{:.3f}"),
             ):
                 points = [(step, getattr(motion, key)) for step, motion in sorted(of_samples.items())]
                 compared = None if self.compared is None else getattr(self.compared, key)
@@ -173,6 +173,7 @@ body {{ margin: 0 auto; max-width: 1200px; padding: 24px; background: var(--grou
 h1 {{ margin: 0 0 8px; font-size: 24px; }} h2 {{ margin: 0; font-size: 15px; }}
 p {{ margin: 0 0 4px; max-width: 75ch; color: var(--soft); }}
 .grid {{ display: grid; gap: 16px; margin-top: 20px; grid-template-columns: repeat(auto-fill, minmax(260px, 1fr)); }}
+.charts {{ grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); }}
 section, figure {{ margin: 0; padding: 12px; background: var(--card); border: 1px solid var(--edge); border-radius: 8px; }}
 svg {{ display: block; width: 100%; margin: 8px 0 4px; overflow: visible; }}
 polyline {{ fill: none; stroke-width: 2; stroke-linejoin: round; }} circle {{ stroke: var(--card); stroke-width: 1.5; }}
@@ -189,7 +190,7 @@ figcaption {{ padding-top: 8px; }} dl {{ margin: 4px 0 0; font-variant-numeric: 
 dl div {{ display: flex; justify-content: space-between; }} dt {{ color: var(--soft); }} dd {{ margin: 0; }}
 </style></head>
 <body><h1>{name}</h1>{said}
-<div class="grid">{charts}</div>
+<div class="grid charts">{charts}</div>
 <div class="grid">{cards}</div>
 </body></html>
 """

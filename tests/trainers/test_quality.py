@@ -24,15 +24,12 @@ from diffdirector.trainers import quality
 from diffdirector.trainers.checkpoint import best_of
 from diffdirector.trainers.config import (
     MotionDirectorConfig,
-    MotionLoraConfig,
     MotionModuleConfig,
     SparseCtrlConfig,
     TrainConfig,
 )
 from diffdirector.trainers.loop import StepReport, Trainer
-from diffdirector.trainers.lora_training import LoraFiles
 from diffdirector.trainers.motion_director import MotionDirectorFiles, train_motion_director
-from diffdirector.trainers.motion_lora import train_motion_lora
 from diffdirector.trainers.motion_module import train_motion_module
 from diffdirector.trainers.quality import mean_motion, motion_of
 from diffdirector.trainers.sampling import Previews, run_with_previews
@@ -116,12 +113,6 @@ def of_motion_module(folder: Path, settings: dict[str, Any], **options: Any) -> 
     return train_motion_module(small_model(), drifting_clips(), MotionModuleConfig(**settings), folder, **options)
 
 
-def of_motion_lora(folder: Path, settings: dict[str, Any], **options: Any) -> Path:
-    files = LoraFiles.of_one(settings["name"], folder)
-    models = small_model(), motion_model()
-    return train_motion_lora(*models, drifting_clips(), MotionLoraConfig(**settings, rank=4), files, **options)
-
-
 def of_motion_director(folder: Path, settings: dict[str, Any], **options: Any) -> Path:
     files = MotionDirectorFiles.in_folders(settings["name"], folder, folder)
     models = small_model(), motion_model()
@@ -139,7 +130,7 @@ def metadata_of(path: Path) -> dict[str, str]:
         return file.metadata()
 
 
-@pytest.mark.parametrize("train", [of_motion_module, of_motion_lora, of_motion_director, of_sparse_ctrl])
+@pytest.mark.parametrize("train", [of_motion_module, of_motion_director, of_sparse_ctrl])
 def test_every_recipe_keeps_what_validation_finds_best(train: Callable[..., Path], tmp_path: Path) -> None:
     reports: list[StepReport] = []
     settings = {"name": "v1.5", "steps": 1, "held_out": 1, "ema_decay": 0.5, "save_every": 0}
