@@ -6,22 +6,32 @@ from __future__ import annotations
 from typing import Any
 
 from .config import ConfigError
-from .original_yaml import SAME, TRAINING, Settings, check_known, check_same, checkpoint_file, schedule, trained
+from .original_yaml import (
+    SAME,
+    TRAINING,
+    Settings,
+    check_known,
+    check_same,
+    checkpoint_file,
+    sampled,
+    schedule,
+    trained,
+)
 
 DEFAULTS = {
     "learning_rate": 3e-5, "train_batch_size": 1, "max_train_steps": 100, "adam_weight_decay": 1e-2, "max_grad_norm": 1.0,
     "gradient_accumulation_steps": 1,
 }  # fmt: skip
 DATA = ("csv_path", "video_folder", "sample_size", "sample_stride", "sample_n_frames")
-# What is watched and what is saved of memory and time; no result depends on it. Its ema_decay and scale_lr do nothing there
+# What is saved of memory and time; no result depends on it. Its ema_decay and scale_lr do nothing there
 OTHER = (
-    "validation_data", "validation_steps", "validation_steps_tuple", "enable_xformers_memory_efficient_attention", "gradient_checkpointing",
+    "validation_steps_tuple", "enable_xformers_memory_efficient_attention", "gradient_checkpointing",
     "num_workers", "is_debug", "max_train_epoch", "checkpointing_epochs", "ema_decay", "scale_lr",
 )  # fmt: skip
 KNOWN = (
     "image_finetune", "output_dir", "pretrained_model_path", "train_data", "cfg_random_null_text", "cfg_random_null_text_ratio",
     "unet_checkpoint_path", "unet_additional_kwargs", "noise_scheduler_kwargs", "lr_scheduler", "lr_warmup_steps", "trainable_modules",
-    "checkpointing_steps", "mixed_precision_training", "global_seed", *TRAINING, *SAME, *OTHER,
+    "checkpointing_steps", "mixed_precision_training", "global_seed", "validation_data", "validation_steps", *TRAINING, *SAME, *OTHER,
 )  # fmt: skip
 SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear", "prediction_type": "epsilon"}  # fmt: skip
 UNET = {
@@ -72,7 +82,7 @@ def recipe_of_animatediff(settings: Settings, name: str) -> dict[str, Any]:
         "model": {"checkpoint": checkpoint_file("pretrained_model_path", settings.get("pretrained_model_path"))},
         "dataset": _dataset(settings.get("train_data") or {}),
         "training": training,
-    }
+    } | sampled(settings)
 
 
 def _dataset(data: Settings) -> dict[str, Any]:

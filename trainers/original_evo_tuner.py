@@ -6,7 +6,17 @@ from __future__ import annotations
 from typing import Any
 
 from .config import ConfigError
-from .original_yaml import SAME, TRAINING, Settings, check_known, check_same, checkpoint_file, schedule, trained
+from .original_yaml import (
+    SAME,
+    TRAINING,
+    Settings,
+    check_known,
+    check_same,
+    checkpoint_file,
+    sampled,
+    schedule,
+    trained,
+)
 
 DEFAULTS = {
     "learning_rate": 3e-5, "train_batch_size": 1, "max_train_steps": 500, "adam_weight_decay": 1e-2, "max_grad_norm": 1.0,
@@ -23,15 +33,15 @@ ELSE = {
     "dataset_class": "MultiTuneAVideoDataset", "start_global_step": 0, "train_dreambooth": False, "train_lora": False,
     "train_text_encoder": False,
 }  # fmt: skip
-# What is watched and what is saved of memory and time; no result depends on it
+# What is saved of memory and time; no result depends on it
 OTHER = (
-    "validation_data", "validation_steps", "gradient_checkpointing", "enable_xformers_memory_efficient_attention", "inference_config_path",
+    "gradient_checkpointing", "enable_xformers_memory_efficient_attention", "inference_config_path",
     "report_to", "lora_rank", "lora_path", "lora_resume_from_checkpoint",
 )  # fmt: skip
 KNOWN = (
     "pretrained_model_path", "dreambooth_path", "output_dir", "train_data", "train_whole_module", "trainable_modules", "scale_lr",
     "lr_scheduler", "lr_warmup_steps", "checkpointing_steps", "resume_from_checkpoint", "mixed_precision", "use_8bit_adam", "use_optimizer",
-    "seed", "motion_module", "motion_module_version", "motion_module_pe_multiplier", *TRAINING, *SAME, *ELSE, *OTHER,
+    "seed", "motion_module", "motion_module_version", "motion_module_pe_multiplier", "validation_data", "validation_steps", *TRAINING, *SAME, *ELSE, *OTHER,
 )  # fmt: skip
 
 
@@ -73,7 +83,7 @@ def recipe_of_evo_tuner(settings: Settings, name: str) -> dict[str, Any]:
         },
         "dataset": dataset,
         "training": training,
-    }
+    } | sampled(settings)
 
 
 def _datasets(data: Settings) -> list[dict[str, Any]]:

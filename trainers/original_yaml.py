@@ -78,3 +78,12 @@ def schedule(settings: Settings) -> dict[str, Any]:
     if name not in ("constant_with_warmup", "cosine"):
         raise ConfigError(f"lr_scheduler: expected constant, constant_with_warmup or cosine; found {name!r}")
     return {"lr_schedule": name.split("_")[0], "warmup_steps": warmup}
+
+
+def sampled(settings: Settings) -> dict[str, Any]:
+    """The first of its prompts for validation, as our table of previews; their seed, steps and guidance are ours."""
+    prompts = (settings.get("validation_data") or {}).get("prompts")
+    if not prompts:
+        return {}
+    first = prompts if isinstance(prompts, str) else prompts[0]
+    return {"sample": {"prompt": first, "every": settings.get("validation_steps", 100)}}

@@ -128,6 +128,8 @@ def test_the_originals_training_yaml() -> None:
     recipe = animatediff()
     assert recipe["recipe"] == "motion_module" and recipe["output"] == "results"
     assert recipe["model"] == {"checkpoint": "models/sd15.safetensors"}
+    assert recipe["sample"] == {"prompt": "a mountain", "every": 5000}
+    assert "sample" not in animatediff(validation_data={})
     assert recipe["dataset"] == {
         "source": "data/videos.csv", "videos": "data/videos", "frames": 12, "frame_step": 5, "width": 320, "height": 192, "chunks": 0,
         "hflip": True,
@@ -167,6 +169,7 @@ def test_modules_as_v2_and_v3_have_them() -> None:
 def test_evo_tuners_yaml() -> None:
     recipe = evo_tuner()
     assert recipe["model"] == {"checkpoint": "models/sd15.ckpt", "motion_model": "models/mm.ckpt"}
+    assert recipe["sample"] == {"prompt": "a bird", "every": 10000}
     shared = {"frames": 40, "start": 2, "frame_step": 3, "width": 384, "height": 256}
     assert recipe["dataset"] == [
         {"source": "data/a.mp4", "caption": "a dog runs", **shared}, {"source": "data/b.mp4", "caption": "a cat sleeps", **shared},
