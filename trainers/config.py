@@ -33,9 +33,10 @@ class TrainConfig:
     timestep_bias: 0 draws timesteps evenly, more prefers noisy ones, where the order of frames is decided. ema_decay: 0
     is off; the averaged weights are what is saved. optimizer: one of optimizers.KINDS. noise_offset: 0 is off; adds to the
     noise of a whole clip and channel, which teaches its brightness too. held_out: so many clips are not trained on; their
-    loss is measured every validate_every steps. tensorboard: write logs for it, too. precision: what layers compute in ("float32", "bfloat16", or "auto":
-    bfloat16 where the device is good at it); weights are kept and updated in float32. gradient_checkpointing: less memory for
-    more time. save_every: 0 only at the end.
+    loss is measured every validate_every steps and after the last, and what it is lowest for is kept, too. tensorboard: write
+    logs for it. precision: what layers compute in ("float32", "bfloat16", or "auto": bfloat16 where the device is good at
+    it); weights are kept and updated in float32. gradient_checkpointing: less memory for more time. save_every: 0 only at
+    the end.
     """
 
     name: str
