@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image
@@ -13,11 +14,11 @@ from ..motion.formats import MotionFormatError
 from ..motion.identify import FileKind
 from ..motion.module import load_motion_model
 from ..motion.sparsectrl import load_sparse_ctrl
-from . import host
+from . import host, processes
 from .checkpoint import SaveError
 from .config import ConfigError, DomainAdapterConfig, MotionLoraConfig, MotionModuleConfig, SparseCtrlConfig
 from .contact_sheet import contact_sheet
-from .dataset import DatasetError, encode_clips
+from .dataset import DatasetError, Encoder, LatentClips, encode_clips
 from .domain_adapter import train_domain_adapter
 from .errors import TrainingDiverged, TrainingOutOfMemory
 from .loop import StepReport
@@ -25,36 +26,43 @@ from .lora_training import LoraFiles
 from .motion_director import MotionDirectorFiles, train_motion_director
 from .motion_lora import train_motion_lora
 from .motion_module import train_motion_module
+from .processes import ProcessLost
 from .recipe import Recipe, read_recipe
 from .sampling import Previews
 from .sparse_ctrl import check_trainable, encoder_for, train_sparse_ctrl
 
 EXPECTED = (
-    ConfigError, DatasetError, LoraFormatError, MotionFormatError, SaveError, TrainingDiverged, TrainingOutOfMemory,
+    ConfigError, DatasetError, LoraFormatError, MotionFormatError, ProcessLost, SaveError, TrainingDiverged, TrainingOutOfMemory,
 )  # fmt: skip
 
 
 def run(config: Path) -> int | str:
-    """Train as the recipe file says; a process's exit status: 0, or what was wrong."""
-    try:
-        recipe = read_recipe(config)
-    except (ConfigError, DatasetError) as error:
-        return str(error)
-    try:
-        print(f"{train(recipe)} is done.")
-    except EXPECTED as error:
-        return str(error)
-    except KeyboardInterrupt:
-        return f"Stopped. What was learnt is in {recipe.output}; the same command goes on from there."
-    return 0
+    """Train as the recipe file says, in as many processes as were started; a process's exit status: 0, or what was wrong,
+    which one of them says."""
+    with processes.joined():
+        try:
+            done = train(read_recipe(config))
+        except EXPECTED as error:
+            return str(error) if processes.speaks() else 1
+        except KeyboardInterrupt:
+            return "Stopped. What was learnt is kept; the same command goes on from there." if processes.speaks() else 1
+        except Exception:
+            if processes.speaks():
+                raise
+            return 1
+        if processes.is_first():
+            print(f"{done} is done.")
+        return 0
 
 
 def train(recipe: Recipe) -> Path:
     """Returns the file of the result; <name>.clips.png beside it shows the clips. Interrupting it keeps what was learnt."""
     config = recipe.config
-    sheet = (contact_sheet(recipe.videos) * 255).round().byte()
-    recipe.output.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet.numpy()).save(recipe.output / f"{config.name}.clips.png")
+    processes.check_batch(config.batch_size)
+    if processes.is_first():
+        sheet = (contact_sheet(recipe.videos) * 255).round().byte()
+        recipe.output.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sheet.numpy()).save(recipe.output / f"{config.name}.clips.png")
     model, clip, vae = host.load_checkpoint(recipe.checkpoint)
     if recipe.domain_adapter is not None:
         name = recipe.domain_adapter.name
@@ -67,16 +75,14 @@ def train(recipe: Recipe) -> Path:
         sparse_ctrl = None if recipe.sparse_ctrl is None else load_sparse_ctrl(str(recipe.sparse_ctrl))
         check_trainable(model, motion_model, max(video.frames for video in recipe.videos), config, sparse_ctrl)
         encoder = encoder_for(config, encoder)
-    with tqdm(total=len(recipe.videos), desc="encoding", unit="video") as bar:
-        clips = encode_clips(recipe.videos, encoder, recipe.output / "cache", lambda done, total: bar.update())
-    previews = None
-    if recipe.sample_prompt:
+    clips, previews = _encoded(recipe, encoder), None
+    if recipe.sample_prompt and processes.is_first():
         previews = Previews.of(
             recipe.sample_prompt, clip, vae, recipe.videos, every=recipe.sample_every, seed=config.seed,
             frames=1 if isinstance(config, DomainAdapterConfig) else clips.frames, width=clips.width, height=clips.height,
         )  # fmt: skip
     host.unload(vae.patcher, clip.patcher)
-    with tqdm(total=config.steps, desc=config.name, unit="step") as bar:
+    with tqdm(total=config.steps, desc=config.name, unit="step", disable=not processes.is_first()) as bar:
 
         def on_step(report: StepReport) -> None:
             losses = {name: f"{loss:.4f}" for name, loss in report.losses.items()}
@@ -108,3 +114,14 @@ def train(recipe: Recipe) -> Path:
         return train_motion_director(
             model, motion_model, clips, config, files, resume=recipe.resume, on_step=on_step, previews=previews
         ).temporal
+
+
+def _encoded(recipe: Recipe, encoder: Encoder) -> LatentClips:
+    """Several processes first encode a share of the clips each; then all are in the cache for every one of them."""
+    cache, mine = recipe.output / "cache", list(dict.fromkeys(recipe.videos))[processes.rank() :: processes.count()]
+    with tqdm(total=len(recipe.videos), desc="encoding", unit="video", disable=not processes.is_first()) as bar:
+        if processes.count() > 1 and mine:
+            with suppress(DatasetError):  # none of this share can be used; whether any can is said below
+                encode_clips(mine, encoder, cache, lambda done, total: None)
+        processes.wait()
+        return encode_clips(recipe.videos, encoder, cache, lambda done, total: bar.update())

@@ -20,6 +20,7 @@ from torch import Generator, Tensor
 from .camera import NONE
 from .checkpoint import save_tensors
 from .listing import read_listing
+from .processes import share
 from .sources import PICTURE_EXTENSIONS, Clip, FrameSource, PictureSource, VideoSource, check_number, digest
 from .video import VIDEO_EXTENSIONS, DatasetError, left_out, nothing_usable
 
@@ -147,13 +148,14 @@ class LatentClips:
     def sample(self, generator: Generator, count: int, caption_dropout: float) -> tuple[Tensor, Tensor]:
         """count random clips, [count, frames, c, h, w], and their text, [count, tokens, dim], now and then the empty one.
 
-        All are of one size and length; each size comes up as often as it has clips.
+        All are of one size and length; each size comes up as often as it has clips. Of several processes each gets its share.
         """
         bucket = next(iter(self._buckets.values()))
         if len(self._buckets) > 1:
             bucket = self._buckets[self.latents[int(torch.randint(len(self), (), generator=generator))].shape]
         chosen = bucket[torch.randint(len(bucket), (count,), generator=generator)]
         dropped = torch.rand(count, generator=generator) < caption_dropout
+        chosen, dropped = share(chosen), share(dropped)
         rows = torch.where(dropped, len(self.text) - 1, self.caption_of[chosen])
         return torch.stack([self.latents[index] for index in chosen.tolist()]), self.text[rows]
 

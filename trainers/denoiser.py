@@ -8,7 +8,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Generator, Tensor
 
-from . import host, objectives
+from . import host, objectives, processes
 from .config import TrainConfig
 
 
@@ -46,13 +46,15 @@ class Denoiser:
         self.alpha_bars, self.v_prediction = host.alpha_bars(model), host.is_v_prediction(model)
 
     def draw(self, x: Tensor, generator: Generator) -> Noised:
-        """Timesteps and noise for clips x [n, frames, c, h, w]; one timestep a clip."""
-        u = torch.rand(len(x), generator=generator) ** (1 / (1 + self.config.timestep_bias))
-        noise = torch.randn(x.shape, generator=generator)
+        """Timesteps and noise for clips x [n, frames, c, h, w]; one timestep a clip. Drawn for the clips of all processes."""
+        clips = processes.count() * len(x)
+        u = torch.rand(clips, generator=generator) ** (1 / (1 + self.config.timestep_bias))
+        noise = torch.randn(clips, *x.shape[1:], generator=generator)
         if self.config.noise_offset:
             # https://www.crosslabs.org/blog/diffusion-with-offset-noise, the same for all frames: a clip does not flicker
-            noise += self.config.noise_offset * torch.randn(len(x), 1, x.shape[2], 1, 1, generator=generator)
-        return Noised(x, noise, (u * len(self.alpha_bars)).long())
+            noise += self.config.noise_offset * torch.randn(clips, 1, x.shape[2], 1, 1, generator=generator)
+        t = (u * len(self.alpha_bars)).long()
+        return Noised(x, processes.share(noise), processes.share(t))
 
     def predict(self, noised: Noised, context: Tensor, control: dict[str, list[Tensor]] | None = None) -> Prediction:
         """context: text, [n, tokens, dim]. control: what a ControlNet adds to the UNet."""

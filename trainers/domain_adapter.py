@@ -12,7 +12,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Generator, Tensor, nn
 
 from ..lora.layers import TrainableLora
-from . import host
+from . import host, processes
 from .config import DomainAdapterConfig
 from .dataset import LatentClips
 from .loop import StepReport
@@ -54,5 +54,5 @@ class DomainAdapterTraining(LoraTraining[DomainAdapterConfig]):
     ) -> tuple[Tensor, Tensor]:
         """One random frame of each clip."""
         x, text = super().drawn(clips, count, caption_dropout, generator)
-        frame = torch.randint(x.shape[1], (count,), generator=generator)
-        return x[torch.arange(count), frame].unsqueeze(1), text
+        frame = processes.share(torch.randint(x.shape[1], (count,), generator=generator))
+        return x[torch.arange(len(x)), frame].unsqueeze(1), text

@@ -1,7 +1,8 @@
 """The training loop that every recipe runs in: optimizer, learning rate, averaging, checkpoints, interruption.
 
 Randomness of a step comes from a generator seeded with (seed, step) alone. So a run that was killed and resumed sees
-what it would have seen, and on a CPU ends with the same weights bit for bit.
+what it would have seen, and on a CPU ends with the same weights bit for bit. Of several processes (processes.py)
+the first writes what is written.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, autocast
 
+from . import processes
 from .checkpoint import load_state, save_state
 from .config import ConfigError, TrainConfig
 from .errors import TrainingDiverged, TrainingOutOfMemory, is_out_of_memory
@@ -75,9 +77,13 @@ class Trainer:
             {name: value.detach().clone() for name, value in self.parameters.items()} if config.ema_decay else {}
         )
         self.step, self.losses = 0, list[dict[str, float]]()
-        self._logs = _tensorboard(state_path) if config.tensorboard else None
+        self._logs = _tensorboard(state_path) if config.tensorboard and processes.is_first() else None
         if resume and state_path.exists():
             self._restore(load_state(state_path))
+        processes.check_alike(
+            {"step": self.step, **self.about},
+            f"Have all of them read the same videos and {state_path.name}, from a folder that their machines share.",
+        )
 
     def run(
         self,
@@ -90,14 +96,15 @@ class Trainer:
         on_best: lets the recipe write a result that validation finds better than all before, those of resumed runs included.
         """
         try:
-            while self.step < self.config.steps:
-                report = self._measured(self._one_step())
-                self._log(report)
-                if report.validation is not None and self.best == (report.validation, self.step):
-                    on_best(self)
-                on_step(report)
-                if self.config.save_every and self.step % self.config.save_every == 0:
-                    self.save(on_save)
+            with processes.stopped_together():
+                while self.step < self.config.steps:
+                    report = self._measured(self._one_step())
+                    self._log(report)
+                    if report.validation is not None and self.best == (report.validation, self.step):
+                        on_best(self)
+                    on_step(report)
+                    if self.config.save_every and self.step % self.config.save_every == 0:
+                        self.save(on_save)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -154,7 +161,8 @@ class Trainer:
             "optimizer": self.config.optimizer,
             "optimizers": [optimizer.state() for optimizer in self.optimizers],
         }
-        save_state(self.state_path, state)
+        if processes.is_first():
+            save_state(self.state_path, state)
         on_save(self)
 
     def learning_rate(self, step: int) -> float:
@@ -181,6 +189,8 @@ class Trainer:
                 name, loss = named_loss[0], named_loss[1] / config.accumulate
                 loss.backward()
                 losses[name] = losses.get(name, 0.0) + float(loss.detach())
+        losses = processes.average_losses(losses)
+        processes.average_gradients(list(self.parameters.values()))
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.max_grad_norm)
         if not norm.isfinite():
             self._forget_gradients()
@@ -200,7 +210,7 @@ class Trainer:
     def _measured(self, report: StepReport) -> StepReport:
         if self.validation is None or (self.step % self.config.validate_every and self.step < self.config.steps):
             return report
-        with self.as_saved(), torch.no_grad(), self._autocast():
+        with self.as_saved(), torch.no_grad(), self._autocast(), processes.alone():  # the others would only wait
             loss = self.validation()
         self.losses[-1]["validation"] = loss
         return replace(report, validation=loss)

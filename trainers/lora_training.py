@@ -18,7 +18,7 @@ from ..lora.layers import TrainableLora
 from ..lora.version import VERSION
 from ..motion.module import MotionModelHandle
 from ..motion.splice import KEY, MotionSplice, apply_motion_model, check_checkpoint
-from . import host
+from . import host, processes
 from .checkpoint import best_of, check_writable, save_tensors
 from .config import ConfigError, LoraConfig
 from .dataset import LatentClips
@@ -169,7 +169,9 @@ class LoraTraining(ABC, Generic[Config]):
         return sum(losses) / batches
 
     def save(self, files: LoraFiles, trainer: Trainer) -> None:
-        """The LoRAs under the names that other software reads, alpha folded in."""
+        """The LoRAs under the names that other software reads, alpha folded in; by one process."""
+        if not processes.is_first():
+            return
         trained = trainer.weights()
         for path, file in files.loras.items():
             layers = self.loras[path].layers(
@@ -192,9 +194,11 @@ class LoraTraining(ABC, Generic[Config]):
 
 @contextmanager
 def dropout_from(seed: int) -> Iterator[None]:
-    """While open, LoRA dropout, which draws from the global generator, repeats itself with the seed."""
+    """While open, LoRA dropout, which draws from the global generator, repeats itself with the seed.
+
+    In each process differently: here alone several differ from one with the same batch."""
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + processes.rank())
         yield
 
 

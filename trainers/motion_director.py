@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 
 from ..lora.layers import TrainableLora
 from ..motion.module import MotionModelHandle
-from . import host, objectives
+from . import host, objectives, processes
 from .config import MotionDirectorConfig
 from .dataset import LatentClips
 from .loop import StepReport
@@ -98,7 +98,9 @@ class MotionDirectorTraining(LoraTraining[MotionDirectorConfig]):
         config = self.config
         x, context = self.drawn(self.clips, config.batch_size, config.caption_dropout, generator)
         noised = self.denoiser.draw(x, generator)
-        frame, anchor = (torch.randint(x.shape[1], (len(x),), generator=generator) for _ in range(2))
+        frame, anchor = (
+            processes.share(torch.randint(x.shape[1], (config.batch_size,), generator=generator)) for _ in range(2)
+        )
         seed = int(torch.randint(2**62, (), generator=generator))
         looks = bool(torch.rand((), generator=generator) < config.spatial_probability)
         with dropout_from(seed):

@@ -14,7 +14,7 @@ from ..lora.version import VERSION
 from ..motion.formats import VERSION_KEY, MotionConfig, SiteConfig, Version, expected_shapes, sinusoidal_encoding
 from ..motion.module import MotionModelHandle, motion_model_from_state
 from ..motion.splice import apply_motion_model, unet_shape
-from . import host
+from . import host, processes
 from .checkpoint import best_of, check_writable, save_tensors
 from .config import NEW_MODULE_FRAMES, ConfigError, MotionModuleConfig
 from .dataset import LatentClips
@@ -112,7 +112,9 @@ class MotionModuleTraining:
         return images
 
     def save(self, path: Path, trainer: Trainer) -> None:
-        """The whole motion model in the original's layout, half precision, positional encoding included."""
+        """The whole motion model in the original's layout, half precision, positional encoding included; by one process."""
+        if not processes.is_first():
+            return
         state = self.handle.patcher.model.state_dict() | trainer.weights()
         halved = {key: value if key.endswith(".pe") else value.half() for key, value in state.items()}
         save_tensors(

@@ -26,7 +26,7 @@ from ..motion.sparse_export import diffusers_config, in_diffusers_layout
 from ..motion.sparse_formats import SparseKind, host_key
 from ..motion.sparsectrl import PIXELS, SparseControl, sparse_ctrl_from_state
 from ..motion.splice import apply_motion_model, unet_shape
-from . import host
+from . import host, processes
 from .checkpoint import check_writable, save_tensors, write_atomically
 from .config import DIFFUSERS, ConfigError, SparseCtrlConfig
 from .dataset import Encoder, LatentClips
@@ -149,7 +149,9 @@ class SparseCtrlTraining:
         return images
 
     def save(self, path: Path, trainer: Trainer) -> None:
-        """In the layout that was asked for, half precision."""
+        """In the layout that was asked for, half precision; by one process."""
+        if not processes.is_first():
+            return
         state = self.encoder.state_dict() | trainer.weights()
         halved = {self.names[key]: value if key.endswith(".pe") else value.half() for key, value in state.items()}
         if self.for_diffusers is not None:
@@ -171,7 +173,7 @@ class SparseCtrlTraining:
         """The denoising loss of one random batch of clips, some of whose frames are shown."""
         x, text = source.sample(generator, self.config.batch_size, self.config.caption_dropout)
         clips, frames = x.shape[:2]
-        shown = [shown_frames(frames, self.config, generator) for _ in range(clips)]
+        shown = processes.share([shown_frames(frames, self.config, generator) for _ in range(self.config.batch_size)])
         noised = self.denoiser.draw(x[:, :, :4], generator)
         device = self.model.load_device
         pictures = torch.cat([self._conditions(x[clip, places]) for clip, places in enumerate(shown)])

@@ -1,0 +1,81 @@
+"""Trainings of several processes on gloo: the weights of one process, one of them killed, one of them speaking."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diffdirector.tests.host.provision import ROOT
+from diffdirector.trainers import processes
+from diffdirector.trainers.checkpoint import load_state
+from diffdirector.trainers.config import ConfigError
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what ranks.py trains, each training in a folder of its own."""
+    folder = tmp_path_factory.mktemp("ranks")
+    command = [sys.executable, str(ROOT / "tests/host/as_package.py"), "tests.trainers.ranks", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def difference(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    """Of all together, relative."""
+    apart = sum(float((found[name].double() - value.double()).square().sum()) for name, value in expected.items())
+    return (apart / sum(float(value.double().square().sum()) for value in expected.values())) ** 0.5
+
+
+def gradients(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """As AdamW remembers them."""
+    groups = [optimizer["state"] for optimizer in state["optimizers"]]
+    return {f"{group} {name}": of["exp_avg"] for group, known in enumerate(groups) for name, of in known.items()}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "count"), [("module", 2), ("module", 4), ("director", 2), ("adapter", 2), ("sparse", 2)]
+)
+def test_processes_learn_what_one_with_the_same_batch_learns(trained: Path, recipe: str, count: int) -> None:
+    one, several = (load_state(trained / str(number) / f"{recipe}.training") for number in (1, count))
+    assert difference(several["parameters"], one["parameters"]) < 1e-6
+    assert 0 < difference(gradients(several), gradients(one)) < 1e-4
+    for found, expected in zip(several["losses"], one["losses"], strict=True):
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_killed_process_ends_the_job_and_the_next_goes_on_to_the_same_bits(trained: Path) -> None:
+    ended = {name: (trained / name / "outcome.txt").read_text() for name in ("2", "killed", "restarted")}
+    assert ended == {"2": "done", "killed": "[(1, -9)]", "restarted": "done"}
+    whole, kept, restarted = (load_state(trained / name / "module.training") for name in ended)
+    assert 2 <= kept["step"] < restarted["step"] == whole["step"] == 4
+    for part in ("parameters", "averaged"):
+        assert all(torch.equal(restarted[part][name], value) for name, value in whole[part].items())
+    assert restarted["losses"] == whole["losses"]
+
+
+def test_only_the_first_process_writes(trained: Path) -> None:
+    assert len(list((trained / "2").glob("*.training"))) == 4
+    assert not [path for path in (trained / "2" / "others").rglob("*") if path.is_file()]
+
+
+def test_a_mistake_is_said_once(trained: Path) -> None:
+    said = {(trained / "mistaken" / f"{rank}.txt").read_text() for rank in range(2)}
+    assert said == {"1", f"--config: expected a recipe file, found no {trained / 'mistaken' / 'recipe.toml'}"}
+
+
+def test_batches_that_cannot_be_shared_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    processes.check_batch(5)
+    monkeypatch.setattr(processes, "_place", processes.Place(1, 4))
+    assert processes.share(torch.arange(8)).tolist() == [2, 3]
+    with processes.alone():
+        assert processes.is_first() and processes.share([1, 2, 3]) == [1, 2, 3]
+    with pytest.raises(
+        ConfigError, match="batch_size: expected a multiple of 4, .* found 5. Set it to 8, or start fewer"
+    ):
+        processes.check_batch(5)
