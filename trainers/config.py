@@ -87,13 +87,15 @@ class MotionModuleConfig(TrainConfig):
     "to_q" only the queries). image_fraction: share of batches that are single pictures, so that the module learns to
     leave a picture alone. max_frames: the longest clip it can ever see; 0 is as the motion model that it starts from, or
     NEW_MODULE_FRAMES; more than that one has continues its positional encoding, less leaves it. middle: whether a new module
-    sits in the UNet's middle too, as v2's do; one without is v3's where it has 32 frames, else v1's.
+    sits in the UNet's middle too, as v2's do; one without is v3's where it has 32 frames, else v1's. sharded: several processes
+    keep a part each of its weights, gradients and optimizer state (sharding.py), for less memory and more traffic.
     """
 
     trainable: tuple[str, ...] = ("motion_modules.",)
     image_fraction: float = 0.0
     max_frames: int = 0
     middle: bool = True
+    sharded: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -22,6 +22,7 @@ from .checkpoint import load_state, save_state
 from .config import ConfigError, TrainConfig
 from .errors import TrainingDiverged, TrainingOutOfMemory, is_out_of_memory
 from .optimizers import NamedOptimizer
+from .sharding import is_sharded, parts_as, whole
 
 VALIDATION_SEED = 987_654_321
 
@@ -91,10 +92,12 @@ class Trainer:
         on_save: Callable[[Trainer], None],
         on_best: Callable[[Trainer], None] = lambda trainer: None,
     ) -> None:
-        """Train to config.steps. Whatever interrupts it (on_step may raise), what was learnt is saved first.
+        """Train to config.steps. Whatever interrupts it (on_step may raise), what was learnt is saved first: where weights are
+        sharded, only what interrupts all processes at once, for it takes all of them to save.
 
         on_best: lets the recipe write a result that validation finds better than all before, those of resumed runs included.
         """
+        together = not any(map(is_sharded, self.parameters.values()))
         try:
             with processes.stopped_together():
                 while self.step < self.config.steps:
@@ -105,19 +108,24 @@ class Trainer:
                     on_step(report)
                     if self.config.save_every and self.step % self.config.save_every == 0:
                         self.save(on_save)
+            together = True
+        except (KeyboardInterrupt, TrainingDiverged):
+            together = True
+            raise
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             self._forget_gradients()
             raise TrainingOutOfMemory(self.step + 1, self.config) from error
         finally:
-            self.save(on_save)
+            if together:
+                self.save(on_save)
             if self._logs:
                 self._logs.flush()
 
     def weights(self) -> dict[str, Tensor]:
         """The trained parameters, averaged over time when ema_decay is set."""
-        return dict(self.averaged or self.parameters)
+        return {name: whole(value) for name, value in (self.averaged or self.parameters).items()}
 
     @contextmanager
     def as_saved(self) -> Iterator[None]:
@@ -156,8 +164,8 @@ class Trainer:
             "seed": self.config.seed,
             "about": self.about,
             "losses": self.losses,
-            "parameters": {name: value.detach() for name, value in self.parameters.items()},
-            "averaged": self.averaged,
+            "parameters": {name: whole(value.detach()) for name, value in self.parameters.items()},
+            "averaged": {name: whole(value) for name, value in self.averaged.items()},
             "optimizer": self.config.optimizer,
             "optimizers": [optimizer.state() for optimizer in self.optimizers],
         }
@@ -191,7 +199,7 @@ class Trainer:
                 losses[name] = losses.get(name, 0.0) + float(loss.detach())
         losses = processes.average_losses(losses)
         processes.average_gradients(list(self.parameters.values()))
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.max_grad_norm)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.max_grad_norm))
         if not norm.isfinite():
             self._forget_gradients()
             raise TrainingDiverged(self.step + 1, losses, rate)
@@ -258,9 +266,9 @@ class Trainer:
             )
         with torch.no_grad():
             for name, value in self.parameters.items():
-                value.copy_(state["parameters"][name])
+                value.copy_(parts_as(value, state["parameters"][name]))
             for name, value in self.averaged.items():
-                value.copy_(state["averaged"].get(name, state["parameters"][name]))
+                value.copy_(parts_as(value, state["averaged"].get(name, state["parameters"][name])))
         for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.restore(stored)
         self.step, self.losses = state["step"], list(state["losses"])

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from ..lora.version import VERSION
 from ..motion.formats import VERSION_KEY, MotionConfig, SiteConfig, Version, expected_shapes, sinusoidal_encoding
-from ..motion.module import MotionModelHandle, motion_model_from_state
+from ..motion.module import MotionModelHandle, TemporalTransformer, motion_model_from_state
 from ..motion.splice import apply_motion_model, unet_shape
 from . import host, processes
 from .checkpoint import best_of, check_writable, save_tensors
@@ -21,6 +21,7 @@ from .dataset import LatentClips
 from .denoiser import Denoiser
 from .loop import VALIDATION_SEED, StepReport, Trainer, described, step_generator
 from .sampling import Previews, run_with_previews
+from .sharding import check_shardable, shard, whole
 
 ROUNDING = 5e-3  # of an encoding that a file keeps in half precision
 
@@ -84,6 +85,9 @@ class MotionModuleTraining:
         host.load(self.model)
         if config.gradient_checkpointing:
             host.recompute_activations(base.model.diffusion_model, self.handle.patcher.model)
+        if config.sharded:
+            check_shardable(config.optimizer)
+            shard(block for block in self.handle.patcher.model.modules() if isinstance(block, TemporalTransformer))
         self.parameters = dict(self._chosen_parameters())
         if not self.parameters:
             raise ConfigError(
@@ -113,9 +117,10 @@ class MotionModuleTraining:
 
     def save(self, path: Path, trainer: Trainer) -> None:
         """The whole motion model in the original's layout, half precision, positional encoding included; by one process."""
+        own, trained = self.handle.patcher.model.state_dict(), trainer.weights()
+        state = {key: trained[key] if key in trained else whole(value) for key, value in own.items()}
         if not processes.is_first():
             return
-        state = self.handle.patcher.model.state_dict() | trainer.weights()
         halved = {key: value if key.endswith(".pe") else value.half() for key, value in state.items()}
         save_tensors(
             path,

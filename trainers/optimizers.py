@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .config import ConfigError
+from .sharding import parts_as, whole
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,15 @@ class NamedOptimizer:
         self._optimizer.step()
 
     def state(self) -> dict[str, Any]:
-        return self._optimizer.state_dict()
+        """Whole, whatever is sharded: every process must ask for it."""
+        found = self._optimizer.state_dict()
+        known = {number: {name: whole(value) for name, value in of.items()} for number, of in found["state"].items()}
+        return found | {"state": known}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._optimizer.load_state_dict(state)
+        parameters = [value for group in self._optimizer.param_groups for value in group["params"]]
+        known = {
+            number: {name: parts_as(parameters[number], value) for name, value in of.items()}
+            for number, of in state["state"].items()
+        }
+        self._optimizer.load_state_dict(state | {"state": known})

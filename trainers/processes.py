@@ -114,12 +114,12 @@ def share(batch: Rows) -> Rows:
 
 
 def average_gradients(parameters: Sequence[Tensor]) -> None:
-    """Of all processes, in place."""
+    """Of all processes, in place. Those of sharded parameters already are averages."""
     if count() == 1:
         return
     bucket: list[Tensor] = []
     for parameter in parameters:
-        if parameter.grad is not None:
+        if parameter.grad is not None and not hasattr(parameter, "full_tensor"):
             bucket.append(parameter.grad)
         if sum(grad.numel() for grad in bucket) >= BUCKET:
             _average(bucket)

@@ -48,6 +48,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     for count in (1, 2, 4):
         launch(count, only_the_module if count == 4 else every_recipe, folder / str(count))
+    launch(2, sharded, folder / "sharded")
     launch(2, killed, folder / "killed")
     launch(2, killed, folder / "restarted", restarts=1)
     launch(2, mistaken, folder / "mistaken")
@@ -102,6 +103,14 @@ def killed(folder: Path) -> None:
 def only_the_module(folder: Path) -> None:
     with processes.joined():
         module(folder)
+
+
+def sharded(folder: Path) -> None:
+    """At once, and in two parts, the second of which starts from what the first has saved."""
+    with processes.joined():
+        module(folder, sharded=True)
+        module(folder / "parts", sharded=True, steps=2)
+        module(folder / "parts", sharded=True)
 
 
 def mistaken(folder: Path) -> None:

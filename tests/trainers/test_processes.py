@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from diffdirector.tests.host.provision import ROOT
 from diffdirector.trainers import processes
 from diffdirector.trainers.checkpoint import load_state
-from diffdirector.trainers.config import ConfigError
+from diffdirector.trainers.config import ConfigError, MotionModuleConfig
+from diffdirector.trainers.sharding import check_shardable
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +81,29 @@ def test_batches_that_cannot_be_shared_are_refused(monkeypatch: pytest.MonkeyPat
         ConfigError, match="batch_size: expected a multiple of 4, .* found 5. Set it to 8, or start fewer"
     ):
         processes.check_batch(5)
+
+
+def test_sharded_weights_are_those_of_one_process_and_go_on_to_the_same_bits(trained: Path) -> None:
+    one, sharded, parts = (load_state(trained / name / "module.training") for name in ("1", "sharded", "sharded/parts"))
+    assert difference(sharded["parameters"], one["parameters"]) < 1e-5
+    assert 0 < difference(gradients(sharded), gradients(one)) < 1e-4
+    for part in ("parameters", "averaged"):
+        assert all(torch.equal(parts[part][name], value) for name, value in sharded[part].items())
+    expected, found = (load_file(trained / name / "module.safetensors") for name in ("1", "sharded"))
+    assert all(torch.allclose(value, expected[key], atol=1e-3) for key, value in found.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "sharded: expected several processes .* found one"),
+        ({"optimizer": "Lion"}, "the optimizer AdamW, found Lion"),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused(
+    changes: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if changes:
+        monkeypatch.setattr(processes, "_place", processes.Place(0, 2))
+    with pytest.raises(ConfigError, match=message):
+        check_shardable(MotionModuleConfig("m", sharded=True, **changes).optimizer)
