@@ -29,6 +29,7 @@ from .motion_module import train_motion_module
 from .processes import ProcessLost
 from .recipe import Recipe, read_recipe
 from .sampling import Previews
+from .shards import encode_shards
 from .sparse_ctrl import check_trainable, encoder_for, train_sparse_ctrl
 
 EXPECTED = (
@@ -59,7 +60,7 @@ def train(recipe: Recipe) -> Path:
     """Returns the file of the result; <name>.clips.png beside it shows the clips. Interrupting it keeps what was learnt."""
     config = recipe.config
     processes.check_batch(config.batch_size)
-    if processes.is_first():
+    if processes.is_first() and recipe.videos:
         sheet = (contact_sheet(recipe.videos) * 255).round().byte()
         recipe.output.mkdir(parents=True, exist_ok=True)
         Image.fromarray(sheet.numpy()).save(recipe.output / f"{config.name}.clips.png")
@@ -73,7 +74,7 @@ def train(recipe: Recipe) -> Path:
     if isinstance(config, SparseCtrlConfig):
         assert motion_model is not None
         sparse_ctrl = None if recipe.sparse_ctrl is None else load_sparse_ctrl(str(recipe.sparse_ctrl))
-        check_trainable(model, motion_model, max(video.frames for video in recipe.videos), config, sparse_ctrl)
+        check_trainable(model, motion_model, recipe.frames, config, sparse_ctrl)
         encoder = encoder_for(config, encoder)
     clips, previews = _encoded(recipe, encoder), None
     if recipe.sample_prompt and processes.is_first():
@@ -118,6 +119,10 @@ def train(recipe: Recipe) -> Path:
 
 def _encoded(recipe: Recipe, encoder: Encoder) -> LatentClips:
     """Several processes first encode a share of the clips each; then all are in the cache for every one of them."""
+    if recipe.shards:
+        shares = len(recipe.shards[processes.rank() :: processes.count()])
+        with tqdm(total=shares, desc="encoding", unit="shard", disable=not processes.is_first()) as bar:
+            return encode_shards(recipe.shards, encoder, recipe.output / "cache", bar.update)
     cache, mine = recipe.output / "cache", list(dict.fromkeys(recipe.videos))[processes.rank() :: processes.count()]
     with tqdm(total=len(recipe.videos), desc="encoding", unit="video", disable=not processes.is_first()) as bar:
         if processes.count() > 1 and mine:

@@ -145,6 +145,11 @@ class LatentClips:
     def height(self) -> int:
         return 8 * self.latents[0].shape[-2]
 
+    @property
+    def longest(self) -> int:
+        """Frames of the longest clip."""
+        return max(len(latents) for latents in self.latents)
+
     def sample(self, generator: Generator, count: int, caption_dropout: float) -> tuple[Tensor, Tensor]:
         """count random clips, [count, frames, c, h, w], and their text, [count, tokens, dim], now and then the empty one.
 

@@ -69,7 +69,7 @@ class MotionModuleTraining:
                 f"motion_model: expected one that animates a prompt, found {start_from.name}, a PIA, which is trained with pictures. "
                 "Start from an AnimateDiff motion model, or from none."
             )
-        check_length(max(len(latents) for latents in clips.latents), config, start_from)
+        check_length(clips.longest, config, start_from)
         metadata = {}
         if start_from is None:
             shape = motion_config_for(base, config.max_frames or NEW_MODULE_FRAMES, config.middle)

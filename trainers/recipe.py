@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from .config import (
 from .dataset import VideoSource, check_captions, find_videos, read_text
 from .original_config import is_original_config, read_original_config
 from .presets import PRESETS
+from .shards import Shard, find_shards, is_shards
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -55,6 +56,12 @@ class Recipe:
     sample_prompt: str
     sample_every: int
     sparse_ctrl: Path | None = None
+    shards: Sequence[Shard] = ()  # in place of videos
+
+    @property
+    def frames(self) -> int:
+        """Of the longest clip."""
+        return max(clip.frames for clip in (*self.videos, *(shard.clip for shard in self.shards)))
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -89,13 +96,20 @@ def read_recipe(path: Path) -> Recipe:
         training = {**PRESETS[preset].training, **training}
         tables = [{**PRESETS[preset].dataset, **table} for table in tables]
     resume, config = bool(training.pop("resume", True)), make_config(kind, training)
-    videos = [video for table in tables for video in _videos(table)]
-    if kind not in (MotionModuleConfig, SparseCtrlConfig):
+    sharded = [is_shards(str(table.get("source", ""))) for table in tables]
+    if any(sharded) and not all(sharded):
+        raise ConfigError(
+            "dataset.source: expected shards (.tar) in every dataset or in none, found both. Train on one of the two."
+        )
+    shards = [shard for table in tables for shard in _shards(table)] if any(sharded) else []
+    videos = [] if shards else [video for table in tables for video in _videos(table)]
+    if kind not in (MotionModuleConfig, SparseCtrlConfig) and not shards:
         check_captions(videos)
     return Recipe(
         resume=resume,
         config=config,
         videos=videos,
+        shards=shards,
         checkpoint=_file(model.get("checkpoint"), "model.checkpoint"),
         motion_model=_file(model["motion_model"], "model.motion_model") if model.get("motion_model") else None,
         domain_adapter=_file(model["domain_adapter"], "model.domain_adapter") if model.get("domain_adapter") else None,
@@ -123,6 +137,19 @@ def _videos(table: Mapping[str, Any]) -> list[VideoSource]:
     if table.get("caption_file"):
         settings["captions"] = [read_text(Path(table["caption_file"]))]
     return find_videos(Path(table["source"]), **settings)
+
+
+def _shards(table: Mapping[str, Any]) -> list[Shard]:
+    _known(table, "dataset.", DATASET)
+    if others := [key for key in ("caption_file", "videos") if table.get(key)] + ["repeats"] * (
+        table.get("repeats", 1) != 1
+    ):
+        raise ConfigError(
+            f"dataset.{others[0]}: expected none beside shards, which have their captions with them. Leave it out."
+        )
+    return find_shards(
+        **{key: value for key, value in table.items() if key not in ("caption_file", "videos", "repeats")}
+    )
 
 
 def _known(table: Mapping[str, Any], prefix: str, names: set[str]) -> None:

@@ -77,7 +77,7 @@ class SparseCtrlTraining:
         start_from: SparseControl | None = None,
     ) -> None:
         self.kind = SparseKind[config.kind.upper()]
-        check_trainable(model, motion, max(len(latents) for latents in clips.latents), config, start_from)
+        check_trainable(model, motion, clips.longest, config, start_from)
         _check_channels(clips, self.kind)
         base = host.trainable_copy(model)
         max_frames = start_from.config.motion.max_frames if start_from else config.max_frames

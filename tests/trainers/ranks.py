@@ -24,6 +24,7 @@ from diffdirector.motion.module import motion_model_from_state
 from diffdirector.tests.host.checkpoints import tiny_motion_config
 from diffdirector.tests.host.evaluate import randn
 from diffdirector.tests.host.weights import TINY, load_unet, motion_state, unet_config, unet_state
+from diffdirector.tests.trainers.test_shards import encode, write_shards
 from diffdirector.trainers import cli, processes
 from diffdirector.trainers.config import DomainAdapterConfig, MotionDirectorConfig, MotionModuleConfig, SparseCtrlConfig
 from diffdirector.trainers.dataset import LatentClips
@@ -52,6 +53,7 @@ def main() -> None:
     launch(2, killed, folder / "killed")
     launch(2, killed, folder / "restarted", restarts=1)
     launch(2, mistaken, folder / "mistaken")
+    launch(2, encoding, folder / "encoding")
 
 
 def launch(count: int, task: Callable[[Path], None], folder: Path, restarts: int = 0) -> None:
@@ -111,6 +113,18 @@ def sharded(folder: Path) -> None:
         module(folder, sharded=True)
         module(folder / "parts", sharded=True, steps=2)
         module(folder / "parts", sharded=True)
+
+
+def encoding(folder: Path) -> None:
+    """Three tars; each process writes down how many clips it has encoded, and what all of them are."""
+    calls = list[str]()
+    with processes.joined():
+        if processes.is_first():
+            write_shards(folder, 3)
+        processes.wait()
+        clips = encode(str(folder / "{000..002}.tar"), folder / "cache", calls)
+        text = f"{calls.count('latents')} of {len(clips)}: {clips.digest}"
+        (folder / f"{processes.rank()}.txt").write_text(text)
 
 
 def mistaken(folder: Path) -> None:

@@ -107,3 +107,9 @@ def test_what_cannot_be_sharded_is_refused(
         monkeypatch.setattr(processes, "_place", processes.Place(0, 2))
     with pytest.raises(ConfigError, match=message):
         check_shardable(MotionModuleConfig("m", sharded=True, **changes).optimizer)
+
+
+def test_each_process_encodes_its_share_of_the_shards(trained: Path) -> None:
+    shares = [(trained / "encoding" / f"{rank}.txt").read_text().split(": ") for rank in range(2)]
+    assert [share for share, _ in shares] == ["6 of 9", "3 of 9"]
+    assert shares[0][1] == shares[1][1]
