@@ -27,6 +27,7 @@ from .config import ConfigError
 from .dataset import Encoder
 
 POOLED_WIDTH = 1280  # of SDXL's pooled text
+UNUSED = "clip_l.transformer.text_projection.weight"  # SD1.5 and SDXL have none; the host's is memory as it was found
 
 
 @contextmanager
@@ -206,7 +207,9 @@ def _with_pooled(model: ModelPatcher, tokens: Tensor, pooled: Tensor) -> Tensor:
 def _fingerprint(module: torch.nn.Module) -> str:
     """Short, cheap and different for different weights: a checksum of the beginning of each. (Sums differ with the number of threads.)"""
     checksum = 0
-    for value in module.state_dict().values():
+    for name, value in module.state_dict().items():
+        if name == UNUSED:
+            continue
         start = value.detach().flatten()[:64].cpu().contiguous().view(torch.uint8)
         checksum = zlib.crc32(start.numpy().tobytes(), checksum)
     return format(checksum, "08x")

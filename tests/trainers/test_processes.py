@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffdirector.tests.host.provision import ROOT
+from diffdirector.tests.host.provision import ROOT, provision
+from diffdirector.tests.trainers.test_cli import shipped
+from diffdirector.tests.trainers.test_shards import write_shards
 from diffdirector.trainers import processes
 from diffdirector.trainers.checkpoint import load_state
 from diffdirector.trainers.config import ConfigError, MotionModuleConfig
@@ -113,3 +116,24 @@ def test_each_process_encodes_its_share_of_the_shards(trained: Path) -> None:
     shares = [(trained / "encoding" / f"{rank}.txt").read_text().split(": ") for rank in range(2)]
     assert [share for share, _ in shares] == ["6 of 9", "3 of 9"]
     assert shares[0][1] == shares[1][1]
+
+
+@pytest.mark.slow
+def test_the_command_line_trains_under_torchrun(base: Path, tmp_path: Path) -> None:
+    """On shards that two processes share, which must agree on what is in the cache, with sharded weights."""
+    source = write_shards(tmp_path / "shards", 3)
+    text = (
+        shipped("motion_module", base)
+        .replace('"input/videos"', f'"{source}"')
+        .replace("sharded = false", "sharded = true")
+    )
+    (tmp_path / "recipe.toml").write_text(text.replace("batch_size = 1", "batch_size = 2"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(ROOT / "train.py")]
+    environment = os.environ | {"COMFYUI_PATH": str(provision().comfyui)}
+    done = subprocess.run(
+        [*command, "--config", "recipe.toml", "--cpu"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("my-motion-module.safetensors is done.") == 1
+    assert done.stderr.count("1 of the 10 samples in the shards were left out") == 1
+    assert load_state(tmp_path / "models/animatediff_models/my-motion-module.training")["step"] == 2
