@@ -6,7 +6,7 @@ WORKERS ?= 2 # each takes up to 8 GB
 REUSE_MEMORY = MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000 MALLOC_TOP_PAD_=268435456
 PROVISION = host=$$($(PYTHON) tests/host/provision.py --print python); comfyui=$$($(PYTHON) tests/host/provision.py --print comfyui)
 
-.PHONY: help-pictures demo demo-eval demo-models demo-sparse proof test test-fast test-matrix lint format bench bench-training bench-motion-module bench-windows bench-sparsectrl
+.PHONY: help-pictures demo demo-eval demo-models demo-sparse proof test test-fast test-matrix lint format bench bench-training bench-motion-module bench-windows bench-sparsectrl bench-decoding
 
 demo: ## a prompt becomes an mp4 and an animated WEBP, on the real ComfyUI: make demo PROMPT="a blue square moving left"
 	@$(PROVISION); "$$host" tests/host/as_package.py tests.host.demo "$(PROMPT)"
@@ -54,6 +54,9 @@ bench-motion-module: ## time and memory of a step of stage 2, ours against the o
 
 bench-windows: ## time and memory of long clips in context windows; writes tests/benchmarks/WINDOWS.md
 	@$(PROVISION); "$$host" tests/host/as_package.py tests.benchmarks.windows
+
+bench-decoding: ## frames a second and core that come out of videos, against decord; writes tests/benchmarks/DECODING.md
+	@$(PROVISION); "$$host" tests/host/as_package.py tests.benchmarks.decoding
 
 bench-sparsectrl: ## what SparseCtrl adds to an evaluation, in time and FLOPs; writes tests/benchmarks/SPARSECTRL.md
 	@$(PROVISION); "$$host" tests/host/as_package.py tests.benchmarks.sparsectrl

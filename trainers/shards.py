@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
@@ -107,12 +110,12 @@ def _encode(shard: Shard, encoder: Encoder, tokens: int, path: Path) -> None:
     captions: dict[str, int] = {}
     reasons: list[str] = []
     count = 0
-    for sample in _samples(shard, reasons):
+    for read in _read_ahead(shard, _samples(shard, reasons)):
         count += 1
-        with left_out(reasons), TemporaryDirectory() as folder:
-            for clip in _clips(shard, sample, Path(folder)):
-                encoded = encoder.latents(clip.read()).half()
-                caption = captions.setdefault(clip.caption, len(captions))
+        with left_out(reasons):
+            for text, pixels in read.result():
+                encoded = encoder.latents(pixels).half()
+                caption = captions.setdefault(text, len(captions))
                 latents.setdefault(encoded.shape, []).append(encoded)
                 numbers.setdefault(encoded.shape, []).append((caption, count))
     tensors = {}
@@ -123,6 +126,23 @@ def _encode(shard: Shard, encoder: Encoder, tokens: int, path: Path) -> None:
         tensors["text"] = torch.stack([_cut(encoder.text(caption), tokens) for caption in captions]).half()
     about = {"samples": str(count), "left_out": str(len(reasons)), "reasons": json.dumps(reasons[:REASONS])}
     save_tensors(path, tensors, about)
+
+
+def _read_ahead(shard: Shard, samples: Iterator[dict[str, Any]]) -> Iterator[Future[list[tuple[str, Tensor]]]]:
+    """Each sample's clips, caption and pixels, in order; decoded by this process's share of the machine's cores meanwhile."""
+
+    def read(sample: dict[str, Any]) -> list[tuple[str, Tensor]]:
+        with TemporaryDirectory() as folder:
+            return [(clip.caption, clip.read()) for clip in _clips(shard, sample, Path(folder))]
+
+    workers = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    with ThreadPoolExecutor(workers) as pool:
+        ahead: deque[Future[list[tuple[str, Tensor]]]] = deque()
+        for sample in samples:
+            ahead.append(pool.submit(read, sample))
+            if len(ahead) > 2 * workers:
+                yield ahead.popleft()
+        yield from ahead
 
 
 def _cut(text: Tensor, tokens: int) -> Tensor:
