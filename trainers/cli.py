@@ -60,6 +60,10 @@ def train(recipe: Recipe) -> Path:
     """Returns the file of the result; <name>.clips.png beside it shows the clips. Interrupting it keeps what was learnt."""
     config = recipe.config
     processes.check_batch(config.batch_size)
+    if isinstance(config, MotionModuleConfig) and config.sharded and recipe.sample_prompt:
+        raise ConfigError(
+            "sharded: expected no samples, which take the whole model in one process, found a sample_prompt. Leave it empty, or set sharded to false."
+        )
     if processes.is_first() and recipe.videos:
         sheet = (contact_sheet(recipe.videos) * 255).round().byte()
         recipe.output.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ def motion_of_dataset(sources: Sequence[Clip]) -> Motion | None:
 
     def clips() -> Iterable[Tensor]:
         reasons: list[str] = []
-        for source in sources[:: -(-len(sources) // COMPARED)]:
+        for source in sources[:: max(1, -(-len(sources) // COMPARED))]:  # of shards there are none
             with left_out(reasons):
                 yield source.read().movedim(1, -1)
 
