@@ -204,7 +204,7 @@ def _caption(sample: dict[str, Any]) -> str:
 
 def _opened_together(files: Sequence[Path], empty: Tensor) -> LatentClips:
     shapes: dict[torch.Size, int] = {}
-    rows, texts, samples, left, reasons = [], [], 0, 0, list[str]()
+    rows, texts, captions, samples, left, reasons = [], [], 0, 0, 0, list[str]()
     for number, path in enumerate(files):
         file = _file(path)
         about = file.metadata()
@@ -215,16 +215,20 @@ def _opened_together(files: Sequence[Path], empty: Tensor) -> LatentClips:
             shape = torch.Size(file.get_slice(f"latents.{kind}").get_shape()[1:])
             caption, sample = file.get_tensor(f"numbers.{kind}").unbind(1)
             place = torch.tensor([[number, kind, shapes.setdefault(shape, len(shapes))]]).expand(len(caption), 3)
-            rows.append(torch.column_stack([place, torch.arange(len(caption)), caption + len(texts), sample + samples]))
+            rows.append(
+                torch.column_stack([place, torch.arange(len(caption)), caption + captions, sample + samples]).int()
+            )
         if "text" in names:
-            texts += [(number, row) for row in range(file.get_slice("text").get_shape()[0])]
+            known = file.get_slice("text").get_shape()[0]
+            texts.append(torch.column_stack([torch.full((known,), number), torch.arange(known)]).int())
+            captions += known
         samples += int(about["samples"])
     if not rows:
         raise nothing_usable(reasons)
     if left and processes.is_first():
         logging.warning("DiffDirector: %d of the %d samples in the shards were left out.", left, samples)
-    index = torch.cat(rows).int()
-    text = cast(Any, _Text(tuple(files), torch.tensor(texts).int(), empty))
+    index = torch.cat(rows)
+    text = cast(Any, _Text(tuple(files), torch.cat(texts), empty))
     return ShardClips(_Latents(tuple(files), index), text, index[:, 4].long(), shapes=tuple(shapes))
 
 
