@@ -43,6 +43,7 @@ def gradients(state: dict[str, Any]) -> dict[str, torch.Tensor]:
     return {f"{group} {name}": of["exp_avg"] for group, known in enumerate(groups) for name, of in known.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "count"), [("module", 2), ("module", 4), ("director", 2), ("adapter", 2), ("sparse", 2)]
 )
@@ -54,6 +55,7 @@ def test_processes_learn_what_one_with_the_same_batch_learns(trained: Path, reci
         assert found == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_job_and_the_next_goes_on_to_the_same_bits(trained: Path) -> None:
     ended = {name: (trained / name / "outcome.txt").read_text() for name in ("2", "killed", "restarted")}
     assert ended == {"2": "done", "killed": "[(1, -9)]", "restarted": "done"}
@@ -64,11 +66,13 @@ def test_a_killed_process_ends_the_job_and_the_next_goes_on_to_the_same_bits(tra
     assert restarted["losses"] == whole["losses"]
 
 
+@pytest.mark.slow
 def test_only_the_first_process_writes(trained: Path) -> None:
     assert len(list((trained / "2").glob("*.training"))) == 4
     assert not [path for path in (trained / "2" / "others").rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_a_mistake_is_said_once(trained: Path) -> None:
     said = {(trained / "mistaken" / f"{rank}.txt").read_text() for rank in range(2)}
     assert said == {"1", f"--config: expected a recipe file, found no {trained / 'mistaken' / 'recipe.toml'}"}
@@ -86,6 +90,7 @@ def test_batches_that_cannot_be_shared_are_refused(monkeypatch: pytest.MonkeyPat
         processes.check_batch(5)
 
 
+@pytest.mark.slow
 def test_sharded_weights_are_those_of_one_process_and_go_on_to_the_same_bits(trained: Path) -> None:
     one, sharded, parts = (load_state(trained / name / "module.training") for name in ("1", "sharded", "sharded/parts"))
     assert difference(sharded["parameters"], one["parameters"]) < 1e-5
@@ -112,6 +117,7 @@ def test_what_cannot_be_sharded_is_refused(
         check_shardable(MotionModuleConfig("m", sharded=True, **changes).optimizer)
 
 
+@pytest.mark.slow
 def test_each_process_encodes_its_share_of_the_shards(trained: Path) -> None:
     shares = [(trained / "encoding" / f"{rank}.txt").read_text().split(": ") for rank in range(2)]
     assert [share for share, _ in shares] == ["6 of 9", "3 of 9"]
