@@ -6,7 +6,7 @@ WORKERS ?= 2 # each takes up to 8 GB
 REUSE_MEMORY = MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000 MALLOC_TOP_PAD_=268435456
 PROVISION = host=$$($(PYTHON) tests/host/provision.py --print python); comfyui=$$($(PYTHON) tests/host/provision.py --print comfyui)
 
-.PHONY: help-pictures demo demo-eval demo-models demo-sparse proof test test-fast test-matrix lint format bench bench-training bench-motion-module bench-windows bench-sparsectrl bench-decoding
+.PHONY: help-pictures demo demo-eval demo-models demo-sparse proof proof-stages test test-fast test-matrix lint format bench bench-training bench-motion-module bench-windows bench-sparsectrl bench-decoding
 
 demo: ## a prompt becomes an mp4 and an animated WEBP, on the real ComfyUI: make demo PROMPT="a blue square moving left"
 	@$(PROVISION); "$$host" tests/host/as_package.py tests.host.demo "$(PROMPT)"
@@ -23,6 +23,9 @@ demo-sparse: ## do clips begin and end at the pictures that a SparseCtrl is show
 
 proof: ## does MotionDirector learn a clip's motion, and only that? Writes tests/demo/MOTIONDIRECTOR.md
 	@$(PROVISION); $(REUSE_MEMORY) "$$host" tests/host/as_package.py tests.demo.proof
+
+proof-stages: ## does a domain adapter take up a watermark, and a MotionLoRA made from stills zoom? Writes tests/demo/STAGES.md
+	@$(PROVISION); $(REUSE_MEMORY) "$$host" tests/host/as_package.py tests.demo.stages
 
 test: lint ## everything, on the real host (server, executor, Chromium)
 	@$(PROVISION); OMP_NUM_THREADS=1 "$$host" -m pytest --numprocesses $(WORKERS) --dist loadgroup

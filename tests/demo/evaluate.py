@@ -50,6 +50,7 @@ class Row:
     size: int = 64
     strength: float = 1.0
     sheet: str = ""
+    steps: int = STEPS
 
 
 ROWS = (
@@ -100,7 +101,7 @@ class Studio:
         if conditioned is not None:
             positive, negative = conditioned(positive, negative)
         (latent,) = self.nodes.EmptyLatentImage().generate(row.size, row.size, row.frames)
-        settings = (seed, STEPS, CFG, SAMPLER, SCHEDULER)
+        settings = (seed, row.steps, CFG, SAMPLER, SCHEDULER)
         (samples,) = self.nodes.KSampler().sample(model, *settings, positive, negative, latent)
         (images,) = self.nodes.VAEDecode().decode(self.vae, samples)
         return images.permute(0, 3, 1, 2)
@@ -169,11 +170,11 @@ def table(studio: Studio, rows: Sequence[Row], at_most: int | None, sheets: Path
     return "\n".join(lines)
 
 
-def write_page(table: str, page: Path) -> None:
-    """The page with this table in place of the one it has."""
+def write_page(table: str, page: Path, mark: tuple[str, str] = MARK) -> None:
+    """The page with this table in place of the one it has between the two marks."""
     text = page.read_text()
-    before, after = text.split(MARK[0])[0], text.split(MARK[1])[1]
-    page.write_text(before + MARK[0] + "\n" + table + "\n" + MARK[1] + after)
+    before, after = text.split(mark[0])[0], text.split(mark[1])[1]
+    page.write_text(before + mark[0] + "\n" + table + "\n" + mark[1] + after)
 
 
 def write_sheet(path: Path, clips: Sequence[Tensor], columns: int = 8) -> None:

@@ -1,0 +1,62 @@
+"""What the page of the training stages measures, and that a domain adapter learns the watermark of its videos; the page has the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from . import evaluate, stack, stages, world
+
+SCENES = world.scenes(stages.ASKED_SEED, 5)
+SHORT = replace(stages.ROW, frames=2)
+
+
+@pytest.fixture(scope="module")
+def studio(base: Path) -> evaluate.Studio:
+    stack.link_models(base)
+    return evaluate.Studio()
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=world.caption)
+def test_the_mark_is_seen_where_it_is_and_only_there(scene: world.Scene) -> None:
+    clip = world.render(scene, stages.FRAMES)
+    marked = stages.watermarked(clip)
+    assert stages.opacity(marked) == pytest.approx(1, abs=1e-4)
+    assert stages.opacity(clip) == pytest.approx(0, abs=0.01)
+    assert stages.opacity((clip + marked) / 2) == pytest.approx(0.5, abs=0.01)
+    assert stages.opacity((clip + 0.2).clamp(0, 1)) == pytest.approx(0, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("movement", "least", "most"),
+    [("still", 0.98, 1.02), ("left", 0.95, 1.05), ("growing", 1.4, 1.9), ("shrinking", 0.5, 0.7)],
+)
+def test_growth_is_how_many_times_as_large_a_body_gets(movement: str, least: float, most: float) -> None:
+    for colour in world.COLOURS:
+        clip = world.render(world.Scene("square", colour, "white", movement), stages.FRAMES)
+        assert least <= stages.growth(clip) <= most, colour
+
+
+def test_stills_are_filmed_as_a_camera_that_moves_in(tmp_path: Path) -> None:
+    from diffdirector.trainers.dataset import find_videos
+
+    source = stages.photograph(tmp_path, 4)
+    clips = find_videos(source, frames=stages.FRAMES, width=64, height=64, **stages.ZOOM)
+    assert len(clips) == 4
+    for clip in clips:
+        assert stages.growth(clip.read()) == pytest.approx(1 + stages.ZOOM["camera_amount"], abs=0.1)
+        assert "still" not in clip.caption and "background" in clip.caption
+
+
+@pytest.mark.slow
+def test_the_adapter_takes_up_the_watermark_and_leaves_with_it(studio, tmp_path: Path) -> None:
+    layers = stages.learn_adapter(studio, tmp_path, videos=12, steps=60, batch_size=4)
+    with torch.inference_mode():
+        worn, off = (
+            stages.opacity(stages.adapted(studio, layers, strength).clip(world.caption(SCENES[0]), 0, SHORT))
+            for strength in (1.0, 0.0)
+        )
+    assert worn >= 0.4 and worn >= off + 0.4, (worn, off)
