@@ -1,23 +1,14 @@
-"""What the page of the training stages measures, and that a domain adapter learns the watermark of its videos; the page has the rest."""
+"""What the page of the training stages measures."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
-from . import evaluate, stack, stages, world
+from . import stages, world
 
 SCENES = world.scenes(stages.ASKED_SEED, 5)
-SHORT = replace(stages.ROW, frames=2)
-
-
-@pytest.fixture(scope="module")
-def studio(base: Path) -> evaluate.Studio:
-    stack.link_models(base)
-    return evaluate.Studio()
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=world.caption)
@@ -49,14 +40,3 @@ def test_stills_are_filmed_as_a_camera_that_moves_in(tmp_path: Path) -> None:
     for clip in clips:
         assert stages.growth(clip.read()) == pytest.approx(1 + stages.ZOOM["camera_amount"], abs=0.1)
         assert "still" not in clip.caption and "background" in clip.caption
-
-
-@pytest.mark.slow
-def test_the_adapter_takes_up_the_watermark_and_leaves_with_it(studio, tmp_path: Path) -> None:
-    layers = stages.learn_adapter(studio, tmp_path, videos=12, steps=60, batch_size=4)
-    with torch.inference_mode():
-        worn, off = (
-            stages.opacity(stages.adapted(studio, layers, strength).clip(world.caption(SCENES[0]), 0, SHORT))
-            for strength in (1.0, 0.0)
-        )
-    assert worn >= 0.4 and worn >= off + 0.4, (worn, off)
