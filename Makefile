@@ -28,7 +28,7 @@ proof-stages: ## does a domain adapter take up a watermark, and a MotionLoRA mad
 	@$(PROVISION); $(REUSE_MEMORY) "$$host" tests/host/as_package.py tests.demo.stages
 
 test: lint ## everything, on the real host (server, executor, Chromium)
-	@$(PROVISION); OMP_NUM_THREADS=1 "$$host" -m pytest --numprocesses $(WORKERS) --dist loadgroup
+	@$(PROVISION); OMP_NUM_THREADS=1 "$$host" -m pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 test-fast: lint ## without the server, the browser and full-size networks
 	@$(PROVISION); "$$host" -m pytest -m "not slow"

@@ -9,10 +9,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parents[1]
+LONGEST = ("browser", "full_size")  # marks of files
 
 
 sys.path.insert(0, str(ROOT / "tests" / "host"))
@@ -43,19 +46,29 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("host_version", ["own"] if surrounding_comfyui() else versions, scope="module")
 
 
+def worker_group(path: Path) -> str:
+    """Tests of one group share a worker: a file's do; so do those that open the browser, where two pages at a time are too slow,
+    and those with full-size networks, of which two at a time are too large."""
+    text = path.read_text(encoding="utf-8")
+    return next((mark for mark in LONGEST if f"pytest.mark.{mark}" in text), str(path))
+
+
+class Scheduling(LoadScopeScheduling):
+    """Of make test's workers. xdist's own groups are lost with this pytest."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return worker_group(ROOT / nodeid.split("::")[0])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    return Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For make test's workers: a file stays together; so do those that open the browser, where two pages at a time are too
-    slow, and those with full-size networks, of which two at a time are too large. These come first: they take longest."""
-    together: dict[Path, str] = {}
-    for item in items:
-        if "opened" in getattr(item, "fixturenames", ()) or item.get_closest_marker("browser"):
-            together[item.path] = "pages"
-        elif item.get_closest_marker("full_size"):
-            together[item.path] = "full size"
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(together.get(item.path, str(item.path))))
-    order = ["pages", "full size"]
-    items.sort(key=lambda item: order.index(together[item.path]) if item.path in together else len(order))
+    """The groups that take longest come first."""
+    groups = {path: worker_group(path) for path in {item.path for item in items}}
+    items.sort(key=lambda item: LONGEST.index(groups[item.path]) if groups[item.path] in LONGEST else len(LONGEST))
 
 
 def pytest_unconfigure() -> None:

@@ -14,7 +14,7 @@ from diffdirector.tests.host.prompts import animation
 from diffdirector.tests.host.provision import provision
 from diffdirector.tests.host.server import Server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 WINDOWS = "DiffDirectorContextWindows"
 PLAN, SAYS = ".diffdirector-plan", ".diffdirector-plan [role=status]"
@@ -209,7 +209,7 @@ def keep_clips(page: Page) -> None:
 def test_a_clip_moves_in_its_sampler_while_it_is_sampled(page: Page) -> None:
     keep_clips(page)
     run(page, animation(frames=12, steps=24))
-    page.wait_for_function(f"() => ({PREVIEW})()?.naturalWidth === 256", timeout=60_000)
+    page.wait_for_function(f"() => ({PREVIEW})()?.naturalWidth === 256")
     assert page.evaluate("window.ended") is None
     frames, height = page.evaluate(FRAMES_SHOWN)
     assert frames == 12 and height > 100
@@ -227,9 +227,9 @@ def test_a_clip_moves_in_its_sampler_while_it_is_sampled(page: Page) -> None:
 
 def test_cancelled_it_ends_and_a_still_takes_its_place_again(page: Page) -> None:
     run(page, animation(frames=12, steps=500))
-    page.wait_for_function(f"() => ({PREVIEW})()?.naturalWidth === 256", timeout=60_000)
+    page.wait_for_function(f"() => ({PREVIEW})()?.naturalWidth === 256")
     page.get_by_role("button", name=re.compile("cancel current run", re.I)).first.click()
-    page.wait_for_function("window.ended === 'execution_interrupted'", timeout=60_000)
+    page.wait_for_function("window.ended === 'execution_interrupted'")
 
     sampler = "app.graph.nodes.find(node => node.type === 'KSampler')"
     page.evaluate(
@@ -243,7 +243,7 @@ def test_cancelled_it_ends_and_a_still_takes_its_place_again(page: Page) -> None
         }}"""
     )
     page.get_by_test_id("queue-button").click()
-    page.wait_for_function("window.ended === 'success'", timeout=60_000)
+    page.wait_for_function("window.ended === 'success'")
     assert set(page.evaluate("window.types")) == {"image/jpeg"}
     expect(page.locator(".diffdirector-preview")).to_have_count(0)
     if not page.evaluate("LiteGraph.vueNodesMode"):
@@ -270,14 +270,12 @@ def test_nodes_that_give_frames_play_them(page: Page) -> None:
     for kind in ("DiffDirectorLoopClip", "DiffDirectorSaveAnimation"):
         show(page, kind)
         number = page.evaluate("kind => app.graph.nodes.find(node => node.type === kind).id", kind)
-        shown = page.evaluate_handle(
-            """async id => {
-                const node = app.graph.getNodeById(id);
-                const find = () => document.querySelector(`[data-node-id="${id}"] img`) ?? (LiteGraph.vueNodesMode ? null : node.imgs?.[0]);
-                while (!find()?.naturalWidth || !find().isConnected) await new Promise(requestAnimationFrame);
-                return find();
+        shown = page.wait_for_function(
+            """id => {
+                const image = LiteGraph.vueNodesMode ? document.querySelector(`[data-node-id="${id}"] img`) : app.graph.getNodeById(id).imgs?.[0];
+                return image?.naturalWidth && image.isConnected && image;
             }""",
-            number,
+            arg=number,
         ).as_element()
         assert shown
         box = shown.bounding_box()

@@ -11,7 +11,7 @@ from diffdirector.tests.host.browser import FrontEnd
 from diffdirector.tests.host.provision import provision
 from diffdirector.tests.host.server import Server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 TRAVEL, CURVE = "DiffDirectorPromptTravel", "DiffDirectorCurve"
 TEXT = '# seasons\nhead: photo,\n0: spring # fresh\n8-11 = "summer"\n-1: winter'

@@ -17,7 +17,7 @@ from diffdirector.tests.host.provision import provision
 from diffdirector.tests.host.server import PACK_NAME, Server
 from diffdirector.tests.host.workflow import load_workflow
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 TEMPLATE = "text-to-animation"
 LOADER, APPLY = "DiffDirectorLoadMotionModel", "DiffDirectorApplyMotionModel"
@@ -74,6 +74,7 @@ WITH_TEXT_FIELDS = (
     "DiffDirectorListFromText",
     "DiffDirectorTrainDomainAdapter",
     "DiffDirectorTrainMotionLora",
+    "DiffDirectorTrainSparseCtrl",
 )
 # For the page: a node by its type, a widget by its name, where a point of a node is on the screen, and a count of what
 # the host tells the front end about a run.
@@ -154,7 +155,7 @@ def run(page: Page) -> dict[str, int]:
     """Press Run and wait for the end; returns how often each event came."""
     page.evaluate("for (const kind in events) events[kind] = 0")
     page.get_by_test_id("queue-button").click()
-    page.wait_for_function("events.execution_success || events.execution_error", timeout=60_000)
+    page.wait_for_function("events.execution_success || events.execution_error")
     return page.evaluate("events")
 
 

@@ -16,7 +16,7 @@ from diffdirector.tests.host.shipped import SMALL, write_files
 from diffdirector.tests.host.workflow import load_workflow
 from diffdirector.tests.test_nodes import CONTRACT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 # Every node once, with links wherever a socket fits an earlier node's, and with numbers and texts that are not the defaults.
 EVERYTHING = """kinds => {
@@ -104,7 +104,10 @@ def test_a_saved_graph_is_there_again_after_a_reload(page: Page, server: Server,
 def test_copies_have_the_values_and_links_and_undo_takes_them_away(page: Page, everything: Content) -> None:
     page.mouse.move(900, 600)
     select(page)
+    page.evaluate("localStorage.removeItem('litegrapheditor_clipboard')")
     page.keyboard.press("Control+c")
+    page.wait_for_function("localStorage.getItem('litegrapheditor_clipboard')")
+    page.wait_for_timeout(500)  # the browser's own clipboard follows
     page.keyboard.press("Control+v")
     page.wait_for_function("count => app.graph.nodes.length === count", arg=2 * len(everything))
     fit(page)
@@ -136,6 +139,6 @@ def test_a_workflow_in_a_subgraph_runs(page: Page) -> None:
     command(page, "Comfy.Graph.ConvertToSubgraph")
     page.wait_for_function("app.graph.nodes.length === 3")
     page.get_by_test_id("queue-button").click()
-    page.wait_for_function("window.ended", timeout=60_000)
+    page.wait_for_function("window.ended")
     assert page.evaluate("window.ended") == "execution_success"
     page.wait_for_function("[...document.querySelectorAll('video')].some(clip => clip.videoWidth === 64)")

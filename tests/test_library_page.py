@@ -12,7 +12,7 @@ from diffdirector.tests.host.browser import FrontEnd, search_at
 from diffdirector.tests.host.provision import provision
 from diffdirector.tests.host.server import Server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 LIBRARY = "app.extensionManager.command.execute('Workspace.ToggleSidebarTab.node-library')"
 

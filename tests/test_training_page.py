@@ -20,7 +20,7 @@ from diffdirector.tests.host.prompts import node
 from diffdirector.tests.host.provision import provision
 from diffdirector.tests.host.server import Server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 TRAIN = "DiffDirectorTrainMotionDirector"
 DISPLAY = ".diffdirector-training"
@@ -331,13 +331,13 @@ def test_the_panel_stays_in_its_node_and_the_size_is_the_users(pair: Page) -> No
         assert top < panel["y"] and panel["y"] + panel["height"] < bottom
         pair.evaluate("() => { const node = app.graph.getNodeById(1); node.setSize(node.computeSize()) }")
     small = pair.locator(f"{CHART} canvas").bounding_box()
-    pair.evaluate("app.graph.getNodeById(1).setSize([700, 1000])")
+    pair.evaluate("app.graph.getNodeById(1).setSize([700, 1400])")
     panel, (left, top, right, bottom) = boxes()
     large = pair.locator(f"{CHART} canvas").bounding_box()
     assert small and large and large["width"] > small["width"] + 200 and large["height"] > small["height"] + 150
     assert panel["y"] + panel["height"] < bottom
     show(pair, node="1", step=121)
-    assert pair.evaluate("[...app.graph.getNodeById(1).size]") == [700, 1000]
+    assert pair.evaluate("[...app.graph.getNodeById(1).size]") == [700, 1400]
 
 
 def test_nothing_polls(opened: FrontEnd, pair: Page) -> None:

@@ -16,7 +16,7 @@ from diffdirector.tests.host.server import Server
 from diffdirector.tests.host.shipped import FEW_STEPS, FRAMES, SMALL, TRAINING, WORKFLOWS, decoded, write_files
 from diffdirector.tests.host.workflow import load_workflow, to_prompt
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 SCREENSHOTS = ROOT / "output" / "screenshots"
 SAVERS = ("DiffDirectorSaveAnimation", "SaveAnimatedWEBP", "SaveVideo")
