@@ -238,7 +238,7 @@ class TestEvaluation:
         apart = [evaluate(animated, X, context) for context in (CONTEXT, other_context)]
         contexts = torch.cat([c.expand(FRAMES, -1, -1) for c in (CONTEXT, other_context)])
         together = evaluate(animated, torch.cat([X, X]), contexts, cond_or_uncond=[0, 1])
-        assert relative_error(together, torch.cat(apart)) < 1e-6
+        assert relative_error(together, torch.cat(apart)) < 2e-6  # batches of another size round differently
 
     def test_chunks_equal_the_whole(self, model, motion, monkeypatch) -> None:
         animated = apply_motion_model(model, motion)
