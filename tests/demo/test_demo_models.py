@@ -100,25 +100,19 @@ def test_fine_tuning_on_one_movement_makes_it_more_frequent(studio, tmp_path: Pa
         sources, host.encoder(studio.model, studio.vae, studio.text), tmp_path / "cache", lambda *_: None
     )
     config = MotionModuleConfig(
-        "tuned",
-        steps=60,
-        batch_size=2,
-        learning_rate=5e-4,
-        truncated_snr_cap=30.0,
-        timestep_bias=1.0,
-        gradient_checkpointing=False,
-        save_every=0,
-    )
+        "tuned", steps=100, batch_size=2, learning_rate=5e-4, truncated_snr_cap=30.0, timestep_bias=1.0,
+        gradient_checkpointing=False, save_every=0,
+    )  # fmt: skip
     path = train_motion_module(studio.model, clips, config, tmp_path, start_from=studio.motion)
 
     from diffdirector.motion.module import load_motion_model
 
     tuned = load_motion_model(str(path))
-    prompts = [world.caption(scene, silent_on="movement") for scene in world.scenes(9, 3)]
+    prompts = [world.caption(scene, silent_on="movement") for scene in world.scenes(9, 6)]
 
     def upwards(motion) -> float:
         """Mean travel upwards, px a clip."""
-        row = evaluate.Row("8 frames", 3, frames=8)
+        row = evaluate.Row("8 frames", 6, frames=8)
         travels = [
             tracker.read_clip(studio.clip(prompt, seed, row, motion)).travel for seed, prompt in enumerate(prompts)
         ]

@@ -9,7 +9,7 @@ import torch
 
 from . import evaluate, held, stack, world
 
-CLIPS = 1  # of the page's 8
+CLIPS = 2  # of the page's 8
 BOTH_ENDS = [trial for trial in held.TRIALS if trial.shown and trial.indices == "0, -1" and not trial.unsaid]
 
 
