@@ -62,7 +62,7 @@ def train(recipe: Recipe) -> Path:
     processes.check_batch(config.batch_size)
     if isinstance(config, MotionModuleConfig) and config.sharded and recipe.sample_prompt:
         raise ConfigError(
-            "sharded: expected no samples, which take the whole model in one process, found a sample_prompt. Leave it empty, or set sharded to false."
+            'sharded: expected no samples, which take the whole model in one process, found a prompt in [sample]. Set it to "", or sharded to false.'
         )
     if processes.is_first() and recipe.videos:
         sheet = (contact_sheet(recipe.videos) * 255).round().byte()

@@ -132,6 +132,7 @@ def test_the_command_line_trains_under_torchrun(base: Path, tmp_path: Path) -> N
         shipped("motion_module", base)
         .replace('"input/videos"', f'"{source}"')
         .replace("sharded = false", "sharded = true")
+        .replace('prompt = "a panda in a forest"', 'prompt = ""')
     )
     (tmp_path / "recipe.toml").write_text(text.replace("batch_size = 1", "batch_size = 2"))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(ROOT / "train.py")]
