@@ -1,7 +1,7 @@
 # The real host is found or made by tests/host/provision.py (see there); nothing else is needed but Python 3.10-3.12.
 PYTHON ?= python3
 SHELL = /bin/sh -e
-WORKERS ?= 2 # each takes up to 8 GB
+WORKERS ?= 2 # one takes up to 16 GB, for the full-size networks, the other 4
 # glibc gives large blocks back to the system at once; mapping them anew each step costs a quarter of the time
 REUSE_MEMORY = MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000 MALLOC_TOP_PAD_=268435456
 PROVISION = host=$$($(PYTHON) tests/host/provision.py --print python); comfyui=$$($(PYTHON) tests/host/provision.py --print comfyui)

@@ -18,7 +18,7 @@ from diffdirector.trainers.config import MotionModuleConfig
 from . import evaluate, stack, tracker, world
 from .base import UNET
 
-CLIPS = 3  # of the page's 64
+CLIPS = 12  # of the page's 64
 FINE_TUNED_ON = "up"
 
 
@@ -60,8 +60,9 @@ def test_the_motion_module_gives_the_same_prediction_in_diffusers(studio) -> Non
 def test_clips_show_what_was_asked_for(clips) -> None:
     verdicts = [evaluate.judge(scene, frames) for scene, frames in zip(evaluate.chosen(CLIPS), clips, strict=True)]
     found = evaluate.shares(verdicts)
-    # the page's figures, less what the luck of 3 clips can take away
-    assert min(found.colour, found.background, found.whole, found.shape, found.movement) > 0.6, found
+    # the page's figures, less what the luck of 12 clips can take away
+    assert found.colour >= 0.9 and found.background >= 0.9 and found.whole >= 0.9, found
+    assert found.movement >= 0.7 and found.shape >= 0.85 and found.even >= 0.35, found
 
 
 @pytest.mark.slow
@@ -79,10 +80,11 @@ def test_make_demo_turns_a_prompt_into_a_video() -> None:
 
 @pytest.mark.slow
 def test_without_the_motion_module_frames_have_nothing_to_do_with_each_other(studio) -> None:
-    alone = evaluate.Row("alone", 1, strength=0.0)
-    scene = next(scene for scene in evaluate.chosen(CLIPS) if scene.movement in ("left", "right", "up", "down"))
-    clip = tracker.read_clip(studio.clip(world.caption(scene), 0, alone))
-    assert not clip.even and clip.movement != scene.movement
+    alone = evaluate.Row("alone", 3, strength=0.0)
+    scenes = [scene for scene in evaluate.chosen(CLIPS) if scene.movement in ("left", "right", "up", "down")][:3]
+    for seed, scene in enumerate(scenes):
+        clip = tracker.read_clip(studio.clip(world.caption(scene), seed, alone))
+        assert not clip.even and clip.movement != scene.movement
 
 
 @pytest.mark.slow
