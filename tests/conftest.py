@@ -66,9 +66,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The groups that take longest come first."""
+    """The groups that take longest come first. A page that was too slow for a click gets one more try, as Playwright's own
+    runner gives it; the summary lists it."""
     groups = {path: worker_group(path) for path in {item.path for item in items}}
     items.sort(key=lambda item: LONGEST.index(groups[item.path]) if groups[item.path] in LONGEST else len(LONGEST))
+    for item in items:
+        if groups[item.path] == "browser":
+            item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 def pytest_unconfigure() -> None:

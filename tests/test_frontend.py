@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from diffdirector.tests.host import other_pack
-from diffdirector.tests.host.browser import FrontEnd, open_front_end, search_at
+from diffdirector.tests.host.browser import FrontEnd, click_for, open_front_end, search_at
 from diffdirector.tests.host.checkpoints import CHECKPOINT, MOTION_MODEL, link_models
 from diffdirector.tests.host.provision import provision
 from diffdirector.tests.host.server import PACK_NAME, Server
@@ -98,6 +98,9 @@ SLOT = """([kind, side, name]) => {
     return onScreen(node, x - node.pos[0], y - node.pos[1]);
 }"""
 
+# Where the middle of a node's widget is on the screen: the node's type, the widget's name.
+WIDGET = "([kind, name]) => onScreen(nodeOf(kind), nodeOf(kind).size[0] / 2, widgetOf(kind, name).last_y + 10)"
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
@@ -130,11 +133,9 @@ def choose(page: Page, kind: str, name: str, value: str) -> None:
     """Choose a value in a node's list with the mouse."""
     widget = [kind, name]
     page.wait_for_function("([kind, name]) => widgetOf(kind, name).last_y > 0", arg=widget)  # drawn
-    point = page.evaluate(
-        "([kind, name]) => onScreen(nodeOf(kind), nodeOf(kind).size[0] / 2, widgetOf(kind, name).last_y + 10)", widget
-    )
-    page.mouse.click(*point)
-    page.locator(".litemenu-entry").get_by_text(value, exact=True).click()
+    entry = page.locator(".litemenu-entry").get_by_text(value, exact=True)
+    click_for(entry, lambda: page.evaluate(WIDGET, widget))
+    entry.click()
     assert page.evaluate("([kind, name]) => widgetOf(kind, name).value", widget) == value
 
 

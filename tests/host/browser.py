@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from playwright.sync_api import ConsoleMessage, Page, Response, TimeoutError, expect, sync_playwright
+from playwright.sync_api import ConsoleMessage, Locator, Page, Response, TimeoutError, expect, sync_playwright
 
 from .provision import find_chromium
 from .server import PACK_NAME
@@ -73,12 +73,18 @@ def open_front_end(url: str, settings: dict[str, object] | None = None) -> Itera
             browser.close()
 
 
-def search_at(page: Page, place: tuple[int, int]) -> None:
-    """Open the search for nodes with a double click, again where the page was too busy to see two clicks as one."""
-    dialog = page.get_by_role("dialog")
+def click_for(opened: Locator, point: Callable[[], Sequence[float]], clicks: int = 1) -> None:
+    """Click at a place until what this opens is there: a page that is too busy moves meanwhile, or sees two clicks as two
+    single ones."""
     for _ in range(4):
-        page.mouse.dblclick(*place)
+        x, y = point()
+        opened.page.mouse.click(x, y, click_count=clicks)
         with suppress(TimeoutError):
-            dialog.wait_for(timeout=5000)
+            opened.first.wait_for(timeout=5000)
             return
-    expect(dialog).to_be_visible()
+    expect(opened.first).to_be_visible()
+
+
+def search_at(page: Page, place: tuple[int, int]) -> None:
+    """Open the search for nodes with a double click."""
+    click_for(page.get_by_role("dialog"), lambda: place, clicks=2)
