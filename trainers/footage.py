@@ -43,7 +43,7 @@ class Footage:
         runs = [len(list(run)) for _, run in groupby(self.numbers)]
         done = 0
         for picture, run in zip(read_frames(self.path, sorted(set(self.numbers))), runs, strict=True):
-            pixels = picture.permute(2, 0, 1)[None].float() / 255
+            pixels = picture.permute(2, 0, 1)[None]
             images[done : done + run] = cover(pixels, self.height, self.width)[0].permute(1, 2, 0)
             done += run
             on_frame(done)

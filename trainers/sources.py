@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from .camera import CAMERAS, NONE, film
-from .video import DatasetError, bucket_size, cover, frame_times, read_frames
+from .video import DatasetError, bucket_size, cover, frame_times, read_frames, unit
 
 Source = TypeVar("Source", bound="ClipSource")
 
@@ -67,7 +67,7 @@ class ClipSource(ABC):
 
     @abstractmethod
     def pictures(self) -> Iterator[Tensor]:
-        """The wanted frames, each [3, h, w] in [0, 1]."""
+        """The wanted frames, each [3, h, w], in [0, 1] or uint8."""
 
     @property
     def wanted(self) -> range:
@@ -97,7 +97,7 @@ class ClipSource(ABC):
             return frame.flip(-1) if self.mirrored else frame
         # not the frame: a camera that pans left would pan right
         picture = picture.flip(-1) if self.mirrored else picture
-        return film(picture, self.camera, self.camera_amount, time, height, width)
+        return film(unit(picture), self.camera, self.camera_amount, time, height, width)
 
     def chunks(self: Source, count: int) -> list[Source]:
         """The first count clips that follow one another from start on, fewer where the footage ends; 0: all of them.
@@ -136,7 +136,7 @@ class VideoSource(ClipSource):
             raise DatasetError(f"{self.name} cannot be read: {error.strerror}") from None
 
     def pictures(self) -> Iterator[Tensor]:
-        return (picture.permute(2, 0, 1).float() / 255 for picture in read_frames(self.path, self.wanted))
+        return (picture.permute(2, 0, 1) for picture in read_frames(self.path, self.wanted))
 
 
 @dataclass(frozen=True)
@@ -163,9 +163,7 @@ class PictureSource(VideoSource):
         on_black = Image.alpha_composite(Image.new("RGBA", upright.size, "black"), upright).convert("RGB")
         # photographs are large, and each frame is cut from the whole; a zoom or a pan needs twice the frame at most
         spare = int(min(upright.width / self.width, upright.height / self.height) / 2)
-        return repeat(
-            torch.from_numpy(np.array(on_black.reduce(max(1, spare)))).permute(2, 0, 1).float() / 255, self.frames
-        )
+        return repeat(torch.from_numpy(np.array(on_black.reduce(max(1, spare)))).permute(2, 0, 1), self.frames)
 
 
 @dataclass(frozen=True, eq=False)

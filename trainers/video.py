@@ -113,15 +113,24 @@ def read_frames(path: Path, wanted: Sequence[int], seek: bool = True) -> Iterato
 
 
 def cover(pixels: Tensor, height: int, width: int) -> Tensor:
-    """pixels [..., h, w] in [0, 1] scaled to cover height x width and cut at the centre, never squashed."""
+    """pixels [n, 3, h, w], in [0, 1] or uint8, scaled to cover height x width and cut at the centre, never squashed, in [0, 1].
+
+    uint8 is scaled as Pillow does, rounded between the two directions: ten times as fast where it lies in memory as video
+    frames do, [n, h, w, 3].
+    """
     scale = max(height / pixels.shape[2], width / pixels.shape[3])
     if scale != 1:
         size = [
             max(target, round(side * scale)) for side, target in zip(pixels.shape[2:], (height, width), strict=True)
         ]
-        pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True, align_corners=False)
     top, left = (pixels.shape[2] - height) // 2, (pixels.shape[3] - width) // 2
-    return pixels[:, :, top : top + height, left : left + width].contiguous()
+    return unit(pixels[:, :, top : top + height, left : left + width]).clamp(0, 1).contiguous()
+
+
+def unit(pixels: Tensor) -> Tensor:
+    """uint8 pixels in [0, 1]; others as they are."""
+    return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
 
 
 def bucket_size(height: int, width: int, area: int) -> tuple[int, int]:

@@ -9,11 +9,12 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageFilter
 
 from diffdirector.tests.trainers.videos import greys, turn, write_video
 from diffdirector.trainers import video
 from diffdirector.trainers.dataset import find_videos
-from diffdirector.trainers.video import DatasetError, bucket_size, frame_times, read_frames
+from diffdirector.trainers.video import DatasetError, bucket_size, cover, frame_times, read_frames
 
 WHOLE = {"frames": 4, "width": 48, "height": 32}
 
@@ -62,6 +63,15 @@ def test_pictures_are_covered_and_cut_never_squashed(tmp_path: Path) -> None:
     white = (clip[0, 0] > 0.8).float().mean(0)
     assert white[:15].min() == 1
     assert white[17:].max() == 0
+
+
+def test_frames_are_scaled_as_pillow_does(tmp_path: Path) -> None:
+    picture = Image.effect_noise((97, 65), 60).filter(ImageFilter.GaussianBlur(1)).convert("RGB")
+    frame = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+    scaled = cover(frame, 32, 48)
+    expected = np.asarray(picture.resize((48, 32), Image.Resampling.BICUBIC)) / 255
+    assert np.abs(scaled[0].permute(1, 2, 0).numpy() - expected).max() <= 1 / 255 + 1e-6
+    assert (scaled - cover(frame.float() / 255, 32, 48)).abs().max() <= 2 / 255
 
 
 @pytest.mark.parametrize(
