@@ -11,8 +11,10 @@ class Picture(NamedTuple):
     values: dict[str, Any] = {}
     sources: tuple[Neighbour, ...] = ()
     targets: tuple[Neighbour, ...] = ()
-    run: bool = False  # where a run makes the node show something
+    run: float = 0  # seconds that it may run for, where that makes the node show something
 
+
+SHORT, LONG = 240, 150  # what ends by itself; a training, which does not
 
 CHECKPOINT, MOTION_MODEL, CLIP, PHOTO = (
     "v1-5-pruned-emaonly-fp16.safetensors",
@@ -58,7 +60,7 @@ def saved(**values: Any) -> Neighbour:
 
 
 def training() -> tuple[Neighbour, ...]:
-    clip = {"source": CLIP, "caption": "a red circle moving right", "width": 256, "height": 256}
+    clip = {"source": CLIP, "caption": "a red circle moving right", "width": 64, "height": 64}
     dataset = ("DiffDirectorVideoDataset", clip, {"dataset": "dataset"})
     return checkpoint(MODEL="model", CLIP="clip", VAE="vae"), motion_model(), dataset
 
@@ -96,29 +98,29 @@ PICTURES = {
     "DiffDirectorVideoDataset": Picture(
         {"source": CLIP, "caption": "a red circle moving right on a white background", "width": 64, "height": 64},
         targets=(("DiffDirectorTrainMotionDirector", {"steps": 300}, {"dataset": "dataset"}),),
-        run=True,
+        run=SHORT,
     ),
-    "DiffDirectorTrainMotionModule": Picture({"name": "my-module", "steps": 2000}, training()),
+    "DiffDirectorTrainMotionModule": Picture({"name": "my-module", "steps": 2000}, training(), run=LONG),
     "DiffDirectorTrainMotionDirector": Picture(
-        {"name": "my-motion", "sample_prompt": "a blue square on a black background"}, training()
+        {"name": "my-motion", "sample_prompt": "a blue square on a black background", "sample_every": 20}, training(), run=LONG
     ),
     "DiffDirectorMotionDirectorSettings": Picture(
         {}, targets=(("DiffDirectorTrainMotionDirector", {}, {"settings": "settings"}),)
     ),
     "DiffDirectorPromptTravel": Picture(
         {"prompts": SEASONS, "frames": 16}, (checkpoint(CLIP="clip"),), 
-        (("KSampler", {}, {"CONDITIONING": "positive"}), ("PreviewImage", {}, {"plan": "images"})), run=True
+        (("KSampler", {}, {"CONDITIONING": "positive"}), ("PreviewImage", {}, {"plan": "images"})), run=SHORT
     ),
     "DiffDirectorCurve": Picture(
         {"curve": "0: 0.2, 8: 1.0, -1: 0.4", "interpolation": "ease", "frames": 16},
         targets=(("DiffDirectorMotionStrength", {}, {"curve": "frames_curve"}),),
-        run=True,
+        run=SHORT,
     ),
     "DiffDirectorCurveFromList": Picture(
         {},
         (("DiffDirectorListFromText", {"text": "0.5\n0.8\n1.2\n1.4\n1.0\n0.7\n0.9\n1.3"}, {"numbers": "values"}),),
         (("DiffDirectorMotionStrength", {}, {"curve": "frames_curve"}),),
-        run=True,
+        run=SHORT,
     ),
     "DiffDirectorFreeInit": Picture({}, (applied(),), (sampler(),)),
     "DiffDirectorClipNoise": Picture({"kind": "repeated"}, (applied(),), (sampler(),)),
@@ -127,20 +129,20 @@ PICTURES = {
         (("KSampler", {}, {"MODEL": "model", "steps": "steps", "cfg": "cfg", "sampler_name": "sampler_name", "scheduler": "scheduler"}),),
     ),
     "DiffDirectorLoadFootage": Picture(
-        {"video": CLIP, "frames": 16}, targets=(("VAEEncode", {}, {"images": "pixels"}), saved(frame_rate=8.0)), run=True
+        {"video": CLIP, "frames": 16}, targets=(("VAEEncode", {}, {"images": "pixels"}), saved(frame_rate=8.0)), run=SHORT
     ),
     "DiffDirectorAnchorFrames": Picture(
         {"indices": "0, -1"},
         (photo("images"), checkpoint(VAE="vae"), ("EmptyLatentImage", {"batch_size": 16}, {"LATENT": "latent"})),
         (("KSampler", {}, {"latent": "latent_image"}),),
     ),
-    "DiffDirectorLoopClip": Picture({}, (footage(images="images"),), (saved(),), run=True),
+    "DiffDirectorLoopClip": Picture({}, (footage(images="images"),), (saved(),), run=SHORT),
     "DiffDirectorSaveAnimation": Picture(
-        {"filename_prefix": "my-animation"}, (footage(images="images", frame_rate="frame_rate"),), run=True
+        {"filename_prefix": "my-animation"}, (footage(images="images", frame_rate="frame_rate"),), run=SHORT
     ),
     "DiffDirectorClipGrid": Picture(
         {"columns": 1, "column_labels": "seed 1"},
-        (footage(images="images"),), (saved(),), run=True,
+        (footage(images="images"),), (saved(),), run=SHORT,
     ),
     "DiffDirectorListFromText": Picture(
         {"text": "1\n2\n3"}, targets=(("KSampler", {}, {"integers": "seed"}), ("DiffDirectorClipGrid", {}, {"texts": "column_labels"}))
@@ -157,7 +159,7 @@ PICTURES = {
         (("KSampler", {}, {"positive": "positive", "negative": "negative"}),),
     ),
     "DiffDirectorScribblePreprocessor": Picture(
-        {"method": "canny"}, (photo("images"),), (("PreviewImage", {}, {"scribbles": "images"}),), run=True
+        {"method": "canny"}, (photo("images"),), (("PreviewImage", {}, {"scribbles": "images"}),), run=SHORT
     ),
     "DiffDirectorPIA": Picture(
         {},
@@ -211,9 +213,9 @@ PICTURES = {
         ),
         (("KSampler", {}, {"positive": "positive", "negative": "negative"}),),
     ),
-    "DiffDirectorTrainSparseCtrl": Picture({"name": "my-sparsectrl", "steps": 2000}, training()),
+    "DiffDirectorTrainSparseCtrl": Picture({"name": "my-sparsectrl", "steps": 2000}, training(), run=LONG),
     "DiffDirectorTrainDomainAdapter": Picture(
-        {"name": "my-adapter", "steps": 2000}, training()[::2]
+        {"name": "my-adapter", "steps": 2000}, training()[::2], run=LONG
     ),
-    "DiffDirectorTrainMotionLora": Picture({"name": "my-camera-move", "steps": 2000}, training()),
+    "DiffDirectorTrainMotionLora": Picture({"name": "my-camera-move", "steps": 2000}, training(), run=LONG),
 }  # fmt: skip

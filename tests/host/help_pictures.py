@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import io
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from playwright.sync_api import Page
+from playwright.sync_api import Page, TimeoutError
 
 from diffdirector.tests.demo import stack, world
 
@@ -91,28 +92,32 @@ def main() -> None:
 def taken(page: Page, node_id: str, what: Picture) -> Image.Image:
     page.evaluate(BUILD, [node_id, what[:3]])
     if what.run:
-        run(page)
+        run(page, what.run)
     page.wait_for_timeout(1000)  # previews and pictures arrive after the run, and nodes grow with them
     width, height = page.evaluate(ARRANGE, [WIDTH, LEFT, TOP])
     page.mouse.move(LEFT + 2, TOP + 2)
     page.wait_for_timeout(700)
     shot = page.screenshot(clip={"x": LEFT, "y": TOP, "width": width, "height": min(height, 1080 - TOP)})
+    if what.run:
+        page.evaluate("app.api.interrupt()")
+        page.wait_for_function("finished")
     return Image.open(io.BytesIO(shot)).convert("RGB")
 
 
-def run(page: Page) -> None:
-    """The node and what it needs; what takes it only where the node itself shows nothing."""
+def run(page: Page, seconds: float) -> None:
+    """The node and what it needs, for so long at most; what takes it only where the node itself shows nothing."""
     page.evaluate(
         """() => {
             window.finished = 0;
-            for (const kind of ['execution_success', 'execution_error'])
+            for (const kind of ['execution_success', 'execution_error', 'execution_interrupted'])
                 app.api.addEventListener(kind, () => finished++, {once: true});
             const shows = nodes => nodes.filter(node => node.constructor.nodeData.output_node);
             const [shown] = [shows(columns[1]), shows(columns[2])].filter(nodes => nodes.length);
             return app.queuePrompt(0, 1, shown.map(node => String(node.id)));
         }"""
     )
-    page.wait_for_function("finished", timeout=240_000)
+    with suppress(TimeoutError):
+        page.wait_for_function("finished", timeout=1000 * seconds)
 
 
 def write_files(base: Path) -> None:
