@@ -50,7 +50,6 @@ class Row:
     size: int = 64
     strength: float = 1.0
     sheet: str = ""
-    steps: int = STEPS
 
 
 ROWS = (
@@ -65,7 +64,7 @@ ROWS = (
 class Studio:
     """The demo's models, loaded and sampled by the host's own nodes in this process, after boot()."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int = STEPS) -> None:
         import folder_paths
 
         import nodes
@@ -74,7 +73,7 @@ class Studio:
         from diffdirector.motion.splice import apply_motion_model
         from diffdirector.motion.windows import Windows
 
-        self.nodes, self.apply = nodes, apply_motion_model
+        self.nodes, self.apply, self.steps = nodes, apply_motion_model, steps
         self.in_windows = lambda model: apply_context_windows(model, Windows())
         self.model, self.text, self.vae = nodes.CheckpointLoaderSimple().load_checkpoint(stack.CHECKPOINT)
         path = Path(folder_paths.models_dir) / "animatediff_models" / stack.MOTION_MODEL
@@ -101,7 +100,7 @@ class Studio:
         if conditioned is not None:
             positive, negative = conditioned(positive, negative)
         (latent,) = self.nodes.EmptyLatentImage().generate(row.size, row.size, row.frames)
-        settings = (seed, row.steps, CFG, SAMPLER, SCHEDULER)
+        settings = (seed, self.steps, CFG, SAMPLER, SCHEDULER)
         (samples,) = self.nodes.KSampler().sample(model, *settings, positive, negative, latent)
         (images,) = self.nodes.VAEDecode().decode(self.vae, samples)
         return images.permute(0, 3, 1, 2)

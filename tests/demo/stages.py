@@ -26,8 +26,8 @@ from .base import SCHEDULE
 from .evaluate import Row, Studio, judge, shares, write_page, write_sheet
 
 PAGE = Path(__file__).with_name("STAGES.md")
-FRAMES, CLIPS = 8, 4
-ROW = Row("sampled", CLIPS, FRAMES, steps=10)
+FRAMES, STEPS, CLIPS = 8, 10, 4
+ROW = Row("sampled", CLIPS, FRAMES)
 FILMED_SEED, ASKED_SEED = 41, 91
 
 MARK = (slice(52, 64), slice(52, 64))  # px of a 64x64 picture: a corner that no body reaches
@@ -255,7 +255,7 @@ def main() -> None:
     base = cache_dir() / "demo"
     boot([*device_arguments(), *for_comfyui], base)
     stack.link_models(base)
-    studio, folder = Studio(), base / "stages"
+    studio, folder = Studio(STEPS), base / "stages"
     whole = arguments.clips == CLIPS
     sheets = PAGE.parent if whole else base / "output"
     sheets.mkdir(parents=True, exist_ok=True)

@@ -23,12 +23,6 @@ FINE_TUNED_ON = "up"
 
 
 @pytest.fixture(scope="module")
-def studio(base: Path) -> evaluate.Studio:
-    stack.link_models(base)
-    return evaluate.Studio()
-
-
-@pytest.fixture(scope="module")
 def clips(studio) -> list[Tensor]:
     with torch.inference_mode():
         return [studio.clip(world.caption(scene), seed) for seed, scene in enumerate(evaluate.chosen(CLIPS))]

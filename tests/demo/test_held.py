@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
-from . import evaluate, held, stack, world
+from . import evaluate, held, world
 
 CLIPS = 2  # of the page's 8
 BOTH_ENDS = [trial for trial in held.TRIALS if trial.shown and trial.indices == "0, -1" and not trial.unsaid]
-
-
-@pytest.fixture(scope="module")
-def studio(base: Path) -> evaluate.Studio:
-    stack.link_models(base)
-    return evaluate.Studio()
 
 
 @pytest.fixture(scope="module")

@@ -6,15 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from . import evaluate, proof, stack
+from . import proof
 
 CLIPS = 4  # of the page's 20
-
-
-@pytest.fixture(scope="module")
-def studio(base: Path) -> evaluate.Studio:
-    stack.link_models(base)
-    return evaluate.Studio()
 
 
 @pytest.mark.parametrize("path", proof.PATHS)
