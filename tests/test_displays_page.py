@@ -208,7 +208,7 @@ def keep_clips(page: Page) -> None:
 
 def test_a_clip_moves_in_its_sampler_while_it_is_sampled(page: Page) -> None:
     keep_clips(page)
-    run(page, animation(frames=12, steps=24))
+    run(page, animation(frames=12, steps=14))
     page.wait_for_function(f"() => ({PREVIEW})()?.naturalWidth === 256")
     assert page.evaluate("window.ended") is None
     frames, height = page.evaluate(FRAMES_SHOWN)
