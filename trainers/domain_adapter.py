@@ -16,7 +16,7 @@ from . import host, processes
 from .config import DomainAdapterConfig
 from .dataset import LatentClips
 from .loop import StepReport
-from .lora_training import LORA, LoraFiles, LoraTraining
+from .lora_training import LORA, LoraFiles, LoraTraining, train_loras
 from .sampling import Previews
 
 
@@ -31,13 +31,7 @@ def train_domain_adapter(
     previews: Previews | None = None,
 ) -> Path:
     """Train on frames of clips under model (SD1.5 or SDXL, frozen) and return the adapter's file. As train_motion_director otherwise."""
-    files.check_writable()
-    with host.training():
-        training = DomainAdapterTraining(model, None, clips, config)
-        try:
-            training.run(files, resume, on_step, previews)
-        finally:
-            host.unload(training.model)
+    train_loras(lambda: DomainAdapterTraining(model, None, clips, config), files, resume, on_step, previews)
     return files.loras[LORA]
 
 

@@ -89,7 +89,7 @@ class LoraTraining(ABC, Generic[Config]):
         base = host.trainable_copy(model)
         self.config = replace(config, precision=host.precision(base, config.precision))
         self.clips, self.held_out = clips.held_out(config.held_out) if config.held_out else (clips, None)
-        self.about = {"base": host.name_of(model), "dataset": clips.digest}
+        self.about = {"base": host.name_of(model), "dataset": clips.digest, "held_out": str(config.held_out)}
         self.model, networks = base, [base.model.diffusion_model]
         if motion_model is not None:
             handle = motion_model.reloaded()
@@ -190,6 +190,23 @@ class LoraTraining(ABC, Generic[Config]):
             raise ConfigError(f"targets: expected the end of a layer's name, such as to_q; found {', '.join(targets)}")
         config = self.config
         return TrainableLora(chosen, config.rank, config.alpha or config.rank, config.dropout, generator)
+
+
+def train_loras(
+    start: Callable[[], LoraTraining],
+    files: LoraFiles,
+    resume: bool,
+    on_step: Callable[[StepReport], None],
+    previews: Previews | None,
+) -> None:
+    """One run of what start makes, and its files; the models leave the device at its end, however that comes."""
+    files.check_writable()
+    with host.training():
+        training = start()
+        try:
+            training.run(files, resume, on_step, previews)
+        finally:
+            host.unload(training.model)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from . import host, objectives, processes
 from .config import MotionDirectorConfig
 from .dataset import LatentClips
 from .loop import StepReport
-from .lora_training import LoraFiles, LoraTraining, dropout_from
+from .lora_training import LoraFiles, LoraTraining, dropout_from, train_loras
 from .sampling import Previews
 
 SPATIAL, TEMPORAL = "spatial", "temporal"
@@ -61,13 +61,7 @@ def train_motion_director(
     on_step may raise to stop: what was learnt until then is saved, and a later call with resume goes on from it bit for bit.
     Raises SaveError before anything else for a folder that takes no files; ConfigError; TrainingDiverged; TrainingOutOfMemory.
     """
-    files.check_writable()
-    with host.training():
-        training = MotionDirectorTraining(model, motion_model, clips, config)
-        try:
-            training.run(files, resume, on_step, previews)
-        finally:
-            host.unload(training.model)
+    train_loras(lambda: MotionDirectorTraining(model, motion_model, clips, config), files, resume, on_step, previews)
     return files
 
 

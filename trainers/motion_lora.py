@@ -11,11 +11,10 @@ from torch import Generator, nn
 
 from ..lora.layers import TrainableLora
 from ..motion.module import MotionModelHandle
-from . import host
 from .config import MotionLoraConfig
 from .dataset import LatentClips
 from .loop import StepReport
-from .lora_training import LORA, LoraFiles, LoraTraining
+from .lora_training import LORA, LoraFiles, LoraTraining, train_loras
 from .sampling import Previews
 
 
@@ -31,13 +30,7 @@ def train_motion_lora(
     previews: Previews | None = None,
 ) -> Path:
     """Train on clips under model with motion_model (both frozen) and return the MotionLoRA's file. As train_motion_director otherwise."""
-    files.check_writable()
-    with host.training():
-        training = MotionLoraTraining(model, motion_model, clips, config)
-        try:
-            training.run(files, resume, on_step, previews)
-        finally:
-            host.unload(training.model)
+    train_loras(lambda: MotionLoraTraining(model, motion_model, clips, config), files, resume, on_step, previews)
     return files.loras[LORA]
 
 

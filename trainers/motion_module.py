@@ -78,7 +78,7 @@ class MotionModuleTraining:
             state = lengthened(start_from.patcher.model.state_dict(), config.max_frames, start_from.name)
             metadata[VERSION_KEY] = start_from.config.version.name
         self.config = replace(config, precision=host.precision(base, config.precision))
-        self.about = {"base": host.name_of(model), "dataset": clips.digest}
+        self.about = {"base": host.name_of(model), "dataset": clips.digest, "held_out": str(config.held_out)}
         self.clips, self.held_out = clips.held_out(config.held_out) if config.held_out else (clips, None)
         self.handle = motion_model_from_state(state, config.name, dtype=torch.float32, metadata=metadata)
         self.model = apply_motion_model(base, self.handle, beta_schedule="sqrt_linear (AnimateDiff)")

@@ -98,7 +98,12 @@ class SparseCtrlTraining:
             kept = {key: value for key, value in known.items() if not (other_stem and key.startswith(HINT))}
             self.encoder.load_state_dict(kept, strict=not other_stem)
         self.config = replace(config, precision=host.precision(base, config.precision))
-        self.about = {"base": host.name_of(model), "motion": motion.name, "dataset": clips.digest}
+        self.about = {
+            "base": host.name_of(model),
+            "motion": motion.name,
+            "dataset": clips.digest,
+            "held_out": str(config.held_out),
+        }
         self.clips, self.held_out = clips.held_out(config.held_out) if config.held_out else (clips, None)
         handle = motion.reloaded()  # weights of inference mode know no gradients
         self.model = apply_motion_model(base, handle)

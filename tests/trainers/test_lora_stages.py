@@ -175,6 +175,8 @@ def test_wrong_inputs_are_refused(stage: Stage, tmp_path: Path) -> None:
     stage.run(tmp_path, settings={"steps": 1})
     with pytest.raises(ConfigError, match="learnt from the same dataset"):
         stage.run(tmp_path, drifting_clips(3), {"steps": 1})
+    with pytest.raises(ConfigError, match="learnt from the same held_out, found one with held_out 0"):
+        stage.run(tmp_path, settings={"steps": 1, "held_out": 1})
     with pytest.raises(ConfigError, match="learnt from the same alpha"):
         stage.run(tmp_path, settings={"steps": 1, "alpha": 2.0})
 
