@@ -96,7 +96,7 @@ def test_fine_tuning_on_one_movement_makes_it_more_frequent(studio, tmp_path: Pa
         sources, host.encoder(studio.model, studio.vae, studio.text), tmp_path / "cache", lambda *_: None
     )
     config = MotionModuleConfig(
-        "tuned", steps=100, batch_size=2, learning_rate=5e-4, truncated_snr_cap=30.0, timestep_bias=1.0,
+        "tuned", steps=100, batch_size=2, learning_rate=5e-4, truncated_snr_cap=30.0, timestep_bias=1.0, precision="bfloat16",
         gradient_checkpointing=False, save_every=0,
     )  # fmt: skip
     path = train_motion_module(studio.model, clips, config, tmp_path, start_from=studio.motion)
