@@ -14,7 +14,7 @@ class Picture(NamedTuple):
     run: float = 0  # seconds that it may run for, where that makes the node show something
 
 
-SHORT, LONG = 240, 150  # what ends by itself; a training, which does not
+SHORT, LONG = 240, 90  # what ends by itself; a training, which does not
 
 CHECKPOINT, MOTION_MODEL, CLIP, PHOTO = (
     "v1-5-pruned-emaonly-fp16.safetensors",

@@ -9,8 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from playwright.sync_api import Page, TimeoutError
+from safetensors.torch import load_file
 
 from diffdirector.tests.demo import stack, world
 
@@ -21,7 +23,7 @@ from .provision import ROOT, provision
 from .server import Server
 
 IMAGES = ROOT / "web" / "docs" / "images"
-WIDTH, TOP, LEFT = 800, 120, 420  # where nothing of the front end lies over the graph
+WIDTH, HEIGHT, TOP, LEFT = 800, 960, 120, 420  # where nothing of the front end lies over the graph
 FILES = {  # what the nodes list; only the demo's models are read
     "checkpoints": [CHECKPOINT], "animatediff_models": [MOTION_MODEL, PIA], "loras": [ADAPTER],
     "controlnet": [SPARSECTRL], "animatediff_motion_lora": [ZOOM, PAN],
@@ -31,7 +33,8 @@ BUILD = """([kind, picture]) => {
     const add = (type, values) => {
         const node = LiteGraph.createNode(type);
         app.graph.add(node);
-        const room = 14 * Math.max(0, ...Object.values(values).map(value => String(value).split('\\n').length - 2));
+        const lines = 14 * Math.max(0, ...Object.values(values).map(value => String(value).split('\\n').length - 2));
+        const room = lines + (node.widgets?.some(widget => widget.name === 'training') ? 380 : 0);
         node.setSize([Math.min(node.size[0], 300), Math.min(node.size[1], node.computeSize()[1] + room)]);  // text fields are large
         for (const name in values) {
             const widget = node.widgets.find(widget => widget.name === name);
@@ -51,8 +54,8 @@ BUILD = """([kind, picture]) => {
     for (const [type, values, names] of sources) { const from = add(type, values); link(from, node, names); columns[0].push(from); }
     for (const [type, values, names] of targets) { const to = add(type, values); link(node, to, names); columns[2].push(to); }
 }"""
-# Columns side by side, the nodes of one below each other, as large as fits; returns the height that they take.
-ARRANGE = """([width, left, top]) => {
+# Columns side by side, the nodes of one below each other, as large as fits; returns the size that they take.
+ARRANGE = """([width, most, left, top]) => {
     let x = 0, height = 0;
     for (const column of columns.filter(column => column.length)) {
         let y = LiteGraph.NODE_TITLE_HEIGHT;
@@ -60,7 +63,7 @@ ARRANGE = """([width, left, top]) => {
         height = Math.max(height, y - LiteGraph.NODE_TITLE_HEIGHT - 16);
         x += Math.max(...column.map(node => node.size[0])) + 60;
     }
-    const scale = Math.min(1, (width - 40) / (x - 60));
+    const scale = Math.min(1, (width - 40) / (x - 60), (most - 50) / height);
     const canvas = app.canvas.canvas.getBoundingClientRect();
     Object.assign(app.canvas.ds, {scale, offset: [(left - canvas.left + 20) / scale, (top - canvas.top + 30) / scale]});
     app.canvas.deselectAll();
@@ -94,10 +97,10 @@ def taken(page: Page, node_id: str, what: Picture) -> Image.Image:
     if what.run:
         run(page, what.run)
     page.wait_for_timeout(1000)  # previews and pictures arrive after the run, and nodes grow with them
-    width, height = page.evaluate(ARRANGE, [WIDTH, LEFT, TOP])
+    width, height = page.evaluate(ARRANGE, [WIDTH, HEIGHT, LEFT, TOP])
     page.mouse.move(LEFT + 2, TOP + 2)
     page.wait_for_timeout(700)
-    shot = page.screenshot(clip={"x": LEFT, "y": TOP, "width": width, "height": min(height, 1080 - TOP)})
+    shot = page.screenshot(clip={"x": LEFT, "y": TOP, "width": width, "height": height})
     if what.run:
         page.evaluate("app.api.interrupt()")
         page.wait_for_function("finished")
@@ -126,6 +129,9 @@ def write_files(base: Path) -> None:
     for folder, names in FILES.items():
         (base / "models" / folder).mkdir(parents=True, exist_ok=True)
         for name in names:
+            if name == MOTION_MODEL:  # its ending is that of another format
+                torch.save(load_file(stack.MOTION), base / "models" / folder / name)
+                continue
             link = base / "models" / folder / name
             link.symlink_to(base / "models" / folder / demo[folder]) if folder in demo else link.touch()
     (base / "input").mkdir()
