@@ -24,6 +24,8 @@ from diffdirector.trainers.config import DomainAdapterConfig, MotionLoraConfig, 
 from . import stack, tracker, world
 from .base import SCHEDULE
 from .evaluate import Row, Studio, judge, shares, write_page, write_sheet
+from .several import ROW as SEVERAL
+from .several import several_table
 
 PAGE = Path(__file__).with_name("STAGES.md")
 FRAMES, STEPS, CLIPS = 8, 10, 4
@@ -242,7 +244,8 @@ def _share(clips: Sequence[Tensor]) -> float:
     return sum(opacity(frames) >= MARKED for frames in clips) / len(clips)
 
 
-TABLES = {"adapter": adapter_table, "zoom": zoom_table}
+TABLES = {"adapter": adapter_table, "zoom": zoom_table, "several": several_table}
+COLUMNS = {"several": SEVERAL.clips}
 
 
 def main() -> None:
@@ -262,7 +265,7 @@ def main() -> None:
     for stage in arguments.stages:
         started = time.monotonic()
         lines, clips = TABLES[stage](studio, folder, arguments.clips)
-        write_sheet(sheets / f"stages-{stage}.webp", clips, columns=arguments.clips)
+        write_sheet(sheets / f"stages-{stage}.webp", clips, columns=COLUMNS.get(stage, arguments.clips))
         if whole:
             write_page("\n".join(lines), PAGE, (f"<!-- {stage} -->", f"<!-- end of {stage} -->"))
         print(f"{stage}: {(time.monotonic() - started) / 60:.0f} minutes")

@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
-from . import stages, world
+from diffdirector.tests.host.evaluate import randn
+
+from . import several, stages, world
+from .evaluate import Studio
 
 SCENES = world.scenes(stages.ASKED_SEED, 5)
 
@@ -40,3 +44,15 @@ def test_stills_are_filmed_as_a_camera_that_moves_in(tmp_path: Path) -> None:
     for clip in clips:
         assert stages.growth(clip.read()) == pytest.approx(1 + stages.ZOOM["camera_amount"], abs=0.1)
         assert "still" not in clip.caption and "background" in clip.caption
+
+
+def test_what_several_processes_begin_with_moves_nothing(studio: Studio, tmp_path: Path) -> None:
+    from diffdirector.motion.module import load_motion_model
+    from diffdirector.motion.splice import apply_motion_model
+    from diffdirector.tests.host.evaluate import evaluate as predict
+
+    several.write_blank(tmp_path / "blank.safetensors")
+    x, context = randn(4, 4, 8, 8), randn(1, 77, 768, seed=1)
+    for motion, alike in ((load_motion_model(str(tmp_path / "blank.safetensors")), True), (studio.motion, False)):
+        seen = predict(apply_motion_model(studio.model, motion), x, context, t=800.0)
+        assert torch.equal(seen, predict(studio.model, x, context, t=800.0)) is alike
