@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from .processes import ProcessLost
 from .recipe import Recipe, read_recipe
 from .sampling import Previews
 from .shards import encode_shards
+from .sources import Clip
 from .sparse_ctrl import check_trainable, encoder_for, train_sparse_ctrl
 
 EXPECTED = (
@@ -128,9 +130,13 @@ def _encoded(recipe: Recipe, encoder: Encoder) -> LatentClips:
         with tqdm(total=shares, desc="encoding", unit="shard", disable=not processes.is_first()) as bar:
             return encode_shards(recipe.shards, encoder, recipe.output / "cache", bar.update)
     cache, mine = recipe.output / "cache", list(dict.fromkeys(recipe.videos))[processes.rank() :: processes.count()]
-    with tqdm(total=len(recipe.videos), desc="encoding", unit="video", disable=not processes.is_first()) as bar:
-        if processes.count() > 1 and mine:
-            with suppress(DatasetError):  # none of this share can be used; whether any can is said below
-                encode_clips(mine, encoder, cache, lambda done, total: None)
-        processes.wait()
-        return encode_clips(recipe.videos, encoder, cache, lambda done, total: bar.update())
+
+    def encode(videos: Sequence[Clip]) -> LatentClips:
+        with tqdm(total=len(videos), desc="encoding", unit="video", disable=not processes.is_first()) as bar:
+            return encode_clips(videos, encoder, cache, lambda done, total: bar.update())
+
+    if processes.count() > 1 and mine:
+        with suppress(DatasetError):  # none of this share can be used; whether any can is said below
+            encode(mine)
+    processes.wait()
+    return encode(recipe.videos)
