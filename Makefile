@@ -30,8 +30,8 @@ proof-stages: ## does a domain adapter take up a watermark, and a MotionLoRA mad
 test: lint ## everything, on the real host (server, executor, Chromium)
 	@$(PROVISION); OMP_NUM_THREADS=1 "$$host" -m pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 
-test-fast: lint ## without the server, the browser and full-size networks
-	@$(PROVISION); "$$host" -m pytest -m "not slow"
+test-fast: lint ## what takes a second or two: without the server, the browser, full-size networks and whole trainings
+	@$(PROVISION); OMP_NUM_THREADS=1 "$$host" -m pytest --numprocesses $(WORKERS) --dist loadscope -m "not slow"
 
 test-matrix: ## the node set and the shipped workflow on every ComfyUI from the oldest declared to the newest
 	@$(PROVISION); "$$host" -m pytest tests/test_matrix.py --matrix

@@ -43,6 +43,7 @@ def files(base: Path) -> dict[str, str]:
     return {name: str(path) for name, path in folder.items()}
 
 
+@pytest.mark.slow
 def test_animation_differs_from_stills_and_leaves_them_as_they_were(executor, base) -> None:
     before = frames(executor, base, stills())
     animated = frames(executor, base, animation())
@@ -53,6 +54,7 @@ def test_animation_differs_from_stills_and_leaves_them_as_they_were(executor, ba
     assert len({frame.tobytes() for frame in animated}) == 8
 
 
+@pytest.mark.slow
 def test_v1_v2_and_chained_models_differ(executor, base, files) -> None:
     state = {
         key: value
@@ -71,6 +73,7 @@ def test_v1_v2_and_chained_models_differ(executor, base, files) -> None:
     assert all((results[i] != results[j]).any() for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
+@pytest.mark.slow
 def test_motion_lora_and_domain_adapter(executor, base, files) -> None:
     plain = frames(executor, base, animation())
     prompt = animation(motion_lora=["second", 0])
@@ -97,6 +100,7 @@ def test_motion_lora_and_domain_adapter(executor, base, files) -> None:
     assert (frames(executor, base, after) == adapted).all()
 
 
+@pytest.mark.slow
 def test_every_sampler_node(executor, base) -> None:
     """KSamplerAdvanced and SamplerCustomAdvanced with the settings of KSampler give KSampler's frames."""
     expected = frames(executor, base, animation())
@@ -121,6 +125,7 @@ def test_every_sampler_node(executor, base) -> None:
     assert (frames(executor, base, custom) == expected).all()
 
 
+@pytest.mark.slow
 def test_stock_save_checkpoint_writes_no_motion_weights(executor, base) -> None:
     prompt = animation()
     prompt["save"] = node(
@@ -174,6 +179,7 @@ def test_clip_longer_than_the_encoding_is_refused_with_what_to_do(executor) -> N
         executor.run(animation(frames=33))
 
 
+@pytest.mark.slow
 def test_clip_longer_than_the_encoding_runs_in_the_hosts_context_windows(executor, base) -> None:
     prompt = animation(frames=40, steps=1)
     prompt["windows"] = node(
@@ -187,6 +193,7 @@ def test_clip_longer_than_the_encoding_runs_in_the_hosts_context_windows(executo
         executor.run(prompt)
 
 
+@pytest.mark.slow
 def test_context_windows_and_the_picture_of_their_plan(executor, base) -> None:
     prompt = animation(frames=40, steps=2)
     prompt["windows"] = node(
@@ -204,6 +211,7 @@ def test_context_windows_and_the_picture_of_their_plan(executor, base) -> None:
         executor.run(prompt)
 
 
+@pytest.mark.slow
 def test_training_motion_director_and_using_it_in_the_same_graph(executor, base) -> None:
     write_dataset(base / "input" / "filmed", seed=4, n=1, frames=8)
     plain = frames(executor, base, animation(steps=1))
@@ -229,6 +237,7 @@ def test_training_motion_director_and_using_it_in_the_same_graph(executor, base)
     assert np.abs(frames(executor, base, again).astype(int) - trained).max() <= 1
 
 
+@pytest.mark.slow
 def test_training_a_motion_module_from_videos(executor, base) -> None:
     """mp4 files -> dataset -> two steps -> a motion model that animates, and its file in the folder."""
     write_dataset(base / "input" / "clips", seed=3, n=3, frames=8)

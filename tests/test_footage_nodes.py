@@ -72,6 +72,7 @@ def encoded(prompt: Prompt, denoise: float = 0.6) -> Prompt:
     return prompt
 
 
+@pytest.mark.slow
 def test_video_to_video_in_windows(executor, base, footage) -> None:
     prompt = encoded(animation() | {"footage": load(frames=20, width=64, height=64)})
     prompt["windows"] = node("DiffDirectorContextWindows", model=["apply", 0], context_length=8, overlap=2)
@@ -178,6 +179,7 @@ def test_sound_goes_into_videos_only(executor, base, footage) -> None:
             executor.run(prompt)
 
 
+@pytest.mark.slow
 def test_anchored_frames_are_the_pictures_that_were_given(executor, footage, images) -> None:
     """What the VAE makes of them alone, in their places; and the whole clip has changed with them."""
     prompt = animation(frames=12)
@@ -226,6 +228,7 @@ def test_anchors_make_their_own_latent_and_keep_a_mask(executor, footage) -> Non
         AnchorFrames.execute(footage[:1], vae, "0", 1.0, latent={"samples": torch.zeros(1, 4, 2, 8, 8)})
 
 
+@pytest.mark.slow
 def test_a_grid_of_seeds_and_cfgs(executor, footage, images) -> None:
     prompt = animation(frames=8)
     prompt |= {

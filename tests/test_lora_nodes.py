@@ -59,6 +59,7 @@ def save(**settings: object) -> Prompt:
     return {"saved": node("DiffDirectorSaveMotionLora", motion_lora=["chain", 0], **settings)}
 
 
+@pytest.mark.slow
 def test_merged_moves_as_chained(shown: Frames, folder: Path) -> None:
     plain, chained = shown(animation()), shown(two_loras("chain"))
     assert np.abs(chained - plain).max() > 10
@@ -69,6 +70,7 @@ def test_merged_moves_as_chained(shown: Frames, folder: Path) -> None:
     assert np.abs(shown(two_loras("merge") | merge(0.0, 0.0)) - plain).max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dialect", "precision", "within"), [("AnimateDiff", "fp32", 1), ("diffusers", "fp32", 1), ("AnimateDiff", "fp16", 2)]
 )  # fmt: skip
@@ -89,6 +91,7 @@ def test_saved_moves_as_what_was_saved(shown: Frames, folder: Path, dialect: str
     ]
 
 
+@pytest.mark.slow
 def test_files_are_numbered_and_stay_in_their_folder(executor, folder: Path) -> None:
     for rank in (0, 3):
         executor.run(two_loras("chain") | save(filename_prefix="numbered", rank=rank))

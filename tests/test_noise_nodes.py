@@ -70,6 +70,7 @@ def custom(prompt: dict[str, Any], noise: str = "RandomNoise") -> dict[str, Any]
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "inputs"),
     [
@@ -87,6 +88,7 @@ def test_with_every_sampler_node(executor, sampled, kind: str, inputs: dict[str,
     assert torch.equal(found[1], found[0]) and torch.equal(found[2], found[0])
 
 
+@pytest.mark.slow
 def test_once_and_by_default_nothing_changes(executor, sampled) -> None:
     for how in (
         animation(FRAMES, size=SIZE),
@@ -97,6 +99,7 @@ def test_once_and_by_default_nothing_changes(executor, sampled) -> None:
     assert torch.equal(sampled[1], sampled[0]) and torch.equal(sampled[2], sampled[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["DiffDirectorFreeInit", "DiffDirectorClipNoise"])
 def test_samplers_that_add_no_noise(executor, sampled, kind: str) -> None:
     inputs = {"iterations": 2} if kind == "DiffDirectorFreeInit" else {"kind": "constant", "seeds": "3"}
@@ -110,6 +113,7 @@ def test_samplers_that_add_no_noise(executor, sampled, kind: str) -> None:
     assert torch.equal(sampled[1], sampled[0]) and torch.equal(sampled[2], sampled[0])
 
 
+@pytest.mark.slow
 def test_leftover_noise_is_refused_and_what_it_is_good_for_still_works(executor, sampled) -> None:
     """Two samplers, one after the other: FreeInit on the last one's model has nothing to do."""
     prompt = with_node("DiffDirectorFreeInit", {"iterations": 2}, steps=4)
@@ -142,6 +146,7 @@ def plugged(prompt: dict[str, Any]) -> dict[str, Any]:
     return prompt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["AnimateLCM, 4 steps", "Lightning, 2 steps"])
 def test_few_step_settings_plug_into_every_sampler(executor, sampled, preset: str) -> None:
     prompt = plugged(with_node("DiffDirectorFewSteps", {"preset": preset}))
@@ -179,6 +184,7 @@ def distillation(preset: str) -> Any:
     return scheduler
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_sample_the_timesteps_of_the_distillation(animated, preset: str) -> None:
     """The timesteps that reach the UNet, by KSampler and by SamplerCustomAdvanced's inputs."""

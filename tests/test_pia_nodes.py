@@ -41,6 +41,7 @@ def pia(count: int = 8, **settings: Any) -> Prompt:
     return prompt
 
 
+@pytest.mark.slow
 def test_a_picture_and_its_motion_through_ksampler(executor, base) -> None:
     found = [frames(executor, base, pia(motion=motion)) for motion in ("small motion", "style transfer, large motion")]
     prompt_alone = frames(executor, base, animation(motion_model=FILE))
@@ -48,6 +49,7 @@ def test_a_picture_and_its_motion_through_ksampler(executor, base) -> None:
     assert (found[0] != found[1]).any()
 
 
+@pytest.mark.slow
 def test_a_curve_of_the_tables_numbers_is_the_table(executor, base) -> None:
     """In context windows, before or after the picture."""
     prompt = pia(14, motion="large motion", frame=-1)

@@ -173,6 +173,7 @@ def test_no_previews_when_the_user_wants_none(animated, method) -> None:
     assert drawer(latent_preview.get_previewer(animated.load_device, animated.model.latent_format)) is None
 
 
+@pytest.mark.slow
 def test_without_a_page_the_sampling_is_the_same(animated, method) -> None:
     method(LatentPreviewMethod.Latent2RGB)
     plain, steps = sample(animated, None), list[int]()

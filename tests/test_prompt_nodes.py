@@ -34,6 +34,7 @@ def travelling(prompts: str, frames: int = 8, **changes: Any) -> dict:
     return prompt
 
 
+@pytest.mark.slow
 def test_equal_prompts_give_the_pictures_of_clip_text_encode(executor, base) -> None:
     expected = frames(executor, base, animation(steps=1))
     assert (frames(executor, base, travelling(f"0: {PROMPT}\n-1: {PROMPT}")) == expected).all()
@@ -43,6 +44,7 @@ def test_equal_prompts_give_the_pictures_of_clip_text_encode(executor, base) -> 
     assert np.abs(changed.astype(int) - expected).mean() > 1
 
 
+@pytest.mark.slow
 def test_travel_through_context_windows(executor, base) -> None:
     prompt = travelling("0: a red ball\n8-10: a blue ball\n100%: a green ball", frames=20)
     prompt["windows"] = node("DiffDirectorContextWindows", model=["apply", 0], context_length=16, overlap=4)

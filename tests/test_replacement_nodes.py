@@ -116,6 +116,7 @@ CASES: dict[str, tuple[Prompt, Prompt]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_settings_of_animatediff_evolved_make_the_clip_of_our_own(executor, base: Path, name: str) -> None:
     old, new = CASES[name]
@@ -124,6 +125,7 @@ def test_settings_of_animatediff_evolved_make_the_clip_of_our_own(executor, base
     assert (frames(executor, base, ours()) != expected).any()
 
 
+@pytest.mark.slow
 def test_free_init_takes_its_settings_and_seeds(executor, base: Path) -> None:
     given = {
         "filter": "butterworth",
@@ -209,6 +211,7 @@ SPARSE: dict[str, tuple[Prompt, Prompt]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPARSE)
 @pytest.mark.usefixtures("files")
 def test_sparsectrl_of_advanced_controlnet_makes_the_clip_of_our_own(executor, base: Path, name: str) -> None:
@@ -218,6 +221,7 @@ def test_sparsectrl_of_advanced_controlnet_makes_the_clip_of_our_own(executor, b
     assert (frames(executor, base, ours()) != expected).any()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("files")
 def test_controlnets_of_advanced_controlnet_and_the_model_beside_them(executor, base: Path) -> None:
     prompt = sparse(apply="ACN_AdvancedControlNetApply", pictures="a")
@@ -229,6 +233,7 @@ def test_controlnets_of_advanced_controlnet_and_the_model_beside_them(executor, 
     assert (frames(executor, base, replaced(prompt)) == frames(executor, base, stock)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("files")
 def test_motion_scale_is_that_of_the_attention(executor, base: Path) -> None:
     plain, scaled = (frames(executor, base, replaced(sparse(motion_scale=scale))) for scale in (1.0, 2.0))

@@ -56,6 +56,7 @@ def only_training(prompt: Prompt) -> Prompt:
     return {key: prompt[key] for key in ("checkpoint", "motion", "clips", "train")}
 
 
+@pytest.mark.slow
 def test_what_is_trained_works_here_and_from_its_file_and_is_fine_tuned(executor, base: Path) -> None:
     prompt = training("shown")
     trained = frames(executor, base, prompt)
@@ -77,6 +78,7 @@ def test_what_is_trained_works_here_and_from_its_file_and_is_fine_tuned(executor
     assert before.abs().max() > 1e-3 and (after - before).abs().max() < 1e-4  # a new one has zeros there
 
 
+@pytest.mark.slow
 def test_cancel_keeps_what_was_learnt_and_a_further_run_goes_on(executor, base, pack_module, monkeypatch) -> None:
     shown: list[dict] = []
     live = pack_module.LiveTraining

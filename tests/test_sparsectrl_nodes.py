@@ -84,6 +84,7 @@ def in_windows(prompt: Prompt) -> Prompt:
     return prompt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [RGB, SCRIBBLE])
 def test_pictures_at_both_ends_through_ksampler_in_context_windows(executor, base, files, name: str) -> None:
     found = frames(executor, base, in_windows(controlled(name, 14)))
@@ -94,6 +95,7 @@ def test_pictures_at_both_ends_through_ksampler_in_context_windows(executor, bas
     assert np.abs(found.astype(int) - plain).mean((1, 2, 3)).min() > 1
 
 
+@pytest.mark.slow
 def test_a_step_range_that_is_over_is_none(executor, base, files) -> None:
     expected = frames(executor, base, animation())
     assert (frames(executor, base, controlled(end_percent=0.5)) != expected).any()
@@ -102,6 +104,7 @@ def test_a_step_range_that_is_over_is_none(executor, base, files) -> None:
     assert (moved[0] != moved[1]).any()
 
 
+@pytest.mark.slow
 def test_it_chains_with_stock_controlnets_and_itself(executor, base, files) -> None:
     """In either order the same frames, up to rounding; and each of them matters."""
     ends: dict[str, Any] = {"strength": 0.5, "start_percent": 0.0, "end_percent": 1.0}

@@ -38,6 +38,7 @@ def trained(kind: str, **inputs) -> dict:
     return node(kind, **common, **inputs)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_motion_lora_of_stills_moves_the_next_clip(executor, base, training) -> None:
     training["train"] = trained(
         "DiffDirectorTrainMotionLora", motion_model=["motion", 0], name="zoom", learning_rate=1e-2, sample_prompt="", held_out=1, validate_every=1
@@ -54,6 +55,7 @@ def test_a_motion_lora_of_stills_moves_the_next_clip(executor, base, training) -
     assert load_lora(str(path), "zoom", FileKind.MOTION_LORA)
 
 
+@pytest.mark.slow
 def test_a_domain_adapter_shows_a_picture_and_is_used_by_the_host_and_by_us(executor, base, training) -> None:
     training["train"] = trained("DiffDirectorTrainDomainAdapter", name="looks", sample_prompt="a light")
     training["show"] = node("SaveImage", images=["train", 2], filename_prefix="sample")

@@ -31,6 +31,7 @@ def strength(**inputs: object) -> Prompt:
     return {"strength": node("DiffDirectorMotionStrength", kind="effect", **{"strength": 1.0} | inputs)}
 
 
+@pytest.mark.slow
 def test_a_strength_of_the_graph_is_the_one_of_apply_motion_model(shown: Frames) -> None:
     expected = shown(animation(strength=0.4))
     found = shown(animation(motion_strength=["strength", 0]) | strength(strength=0.4))
@@ -38,6 +39,7 @@ def test_a_strength_of_the_graph_is_the_one_of_apply_motion_model(shown: Frames)
     assert np.abs(found - shown(animation())).max() > 10
 
 
+@pytest.mark.slow
 def test_curves_masks_and_blocks_reach_the_motion_model(shown: Frames) -> None:
     plain = shown(animation(strength=0.0))
     by_frame = shown(
@@ -56,6 +58,7 @@ def test_curves_masks_and_blocks_reach_the_motion_model(shown: Frames) -> None:
     assert np.abs(found - shown(animation(strength=0.4))).max() <= 1
 
 
+@pytest.mark.slow
 def test_a_motion_lora_with_curves(shown: Frames, base: Path) -> None:
     folder = base / "models" / "animatediff_motion_lora"
     folder.mkdir(parents=True, exist_ok=True)

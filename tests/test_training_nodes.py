@@ -38,6 +38,7 @@ def training(base: Path) -> dict:
     return prompt
 
 
+@pytest.mark.slow
 def test_the_preview_is_what_the_host_samples_with_the_lora(executor, base, training) -> None:
     shown = pictures(base, executor.run(training)["show"]["images"])
     assert shown.shape == (4, 64, 64, 3)
@@ -57,6 +58,7 @@ def test_the_preview_is_what_the_host_samples_with_the_lora(executor, base, trai
     assert np.abs(pictures(base, executor.run(used)["save"]["images"]) - shown).max() > 20
 
 
+@pytest.mark.slow
 def test_a_further_run_with_more_steps_goes_on(executor, base, training) -> None:
     path = base / "models" / "animatediff_motion_lora" / "previewed.safetensors"
     training["train"]["inputs"] |= {"steps": 3, "sample_prompt": ""}
@@ -71,6 +73,7 @@ def test_a_further_run_with_more_steps_goes_on(executor, base, training) -> None
     assert pictures(base, outputs["show"]["images"]).max() == 0  # no prompt, no preview
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["DiffDirectorTrainMotionDirector", "DiffDirectorTrainMotionModule"])
 def test_a_model_of_another_family_is_refused_and_a_right_one_trains_after_it(executor, base, training, kind) -> None:
     sd2 = unet_config(
@@ -102,6 +105,7 @@ def test_the_settings_node_reaches_the_training_and_a_preset_goes_before_it(exec
     assert (metadata["debias"], metadata["rank"], metadata["gradient_checkpointing"]) == ("0.25", "32", "True")
 
 
+@pytest.mark.slow
 def test_a_motion_module_is_shown_on_a_page_and_its_best_is_kept(executor, base, training) -> None:
     write_dataset(base / "input" / "several", seed=4, n=3, frames=4)
     training["clips"]["inputs"]["source"] = "several"

@@ -32,6 +32,7 @@ def test_they_are_small_enough_to_ship() -> None:
     assert sum(path.stat().st_size for path in (stack.UNET, stack.AUTOENCODER, stack.MOTION)) <= 60e6
 
 
+@pytest.mark.slow
 def test_the_motion_module_gives_the_same_prediction_in_diffusers(studio) -> None:
     from diffdirector.motion.splice import apply_motion_model
     from diffdirector.tests.host.evaluate import evaluate as predict

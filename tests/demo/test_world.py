@@ -105,6 +105,7 @@ def test_a_body_stays_inside(shape: str) -> None:
         assert cover.max() <= 0.51, movement  # a trail at most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("frames", "wear", "n"), [(8, None, 300), (16, None, 300), (8, worn, 300), (16, worn, 150)])
 def test_rates(frames: int, wear, n: int) -> None:
     right = Counter()

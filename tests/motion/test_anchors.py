@@ -53,6 +53,7 @@ def sample(model: Any, latents: Tensor, mask: Tensor | None, sampler: str = "eul
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "windows"),
     [
@@ -75,6 +76,7 @@ def test_held_frames_come_out_as_given_and_the_others_move(animated, sampler: st
     assert (found[free][:, None] - GIVEN).abs().mean((2, 3, 4)).min() > 0.1  # and is none of them
 
 
+@pytest.mark.slow
 def test_the_same_as_the_hosts_inpainting_with_a_mask_of_the_picture(animated) -> None:
     """A mask [frames, 1, h, w] through the host is what a mask of pixels, [frames, H, W], would be."""
     latents, mask = anchor(randn(FRAMES, 4, 4, 4, seed=7), GIVEN[:1], [4], [0.7], reach=2)
@@ -84,6 +86,7 @@ def test_the_same_as_the_hosts_inpainting_with_a_mask_of_the_picture(animated) -
         assert relative_error(sample(animated, latents, mask, denoise=denoise), expected) < 1e-5
 
 
+@pytest.mark.slow
 def test_strength_and_reach_hold_in_proportion(animated) -> None:
     distances = []
     for strength in (0.0, 0.5, 1.0):

@@ -59,6 +59,7 @@ def by_hand(
     return model.model.process_latent_out(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("schedule", "fuse"), zip(SCHEDULES, FUSES, strict=False))
 def test_the_same_as_windows_one_by_one(animated, schedule: str, fuse: str) -> None:
     windows = Windows(8, 3, schedule=schedule, fuse=fuse, closed_loop=True)
@@ -77,6 +78,7 @@ def calls(animated) -> Iterator[list[int]]:
     hook.remove()
 
 
+@pytest.mark.slow
 def test_several_windows_at_once_are_the_same_as_one_by_one(animated, calls: list[int]) -> None:
     """With text, hints and a patch that all differ from frame to frame."""
     windows = Windows(4, 1)
@@ -102,6 +104,7 @@ def test_several_windows_at_once_are_the_same_as_one_by_one(animated, calls: lis
     )
 
 
+@pytest.mark.slow
 def test_no_more_windows_at_once_than_memory_allows(animated, calls: list[int], monkeypatch) -> None:
     windows, once = Windows(4, 0), torch.tensor([3.0, 0.0])
 
@@ -115,12 +118,14 @@ def test_no_more_windows_at_once_than_memory_allows(animated, calls: list[int], 
     assert [largest(needed * room) for room in (0.9, 1.1, 100)] == [4, 8, 24]  # the last with both conditionings
 
 
+@pytest.mark.slow
 def test_one_window_of_the_whole_clip_is_no_windows_bit_for_bit(animated) -> None:
     expected = sample(animated, NOISE)
     for length in (FRAMES, FRAMES + 4):
         assert torch.equal(sample(apply_context_windows(animated, Windows(length)), NOISE), expected)
 
 
+@pytest.mark.slow
 def test_windows_before_the_motion_model_are_windows_too(animated) -> None:
     model = load_unet(unet_state(unet_config("sd15", **TINY)))
     motion = motion_model_from_state(motion_state(tiny_motion_config()), "tiny v2")
@@ -128,6 +133,7 @@ def test_windows_before_the_motion_model_are_windows_too(animated) -> None:
     assert torch.equal(found, sample(apply_context_windows(animated, WINDOWS), NOISE))
 
 
+@pytest.mark.slow
 def test_a_loop_has_no_beginning(animated) -> None:
     """Turned noise gives the turned clip, where windows do not move with the steps."""
     windows = Windows(8, 1, schedule=LOOPED, closed_loop=True)
@@ -137,6 +143,7 @@ def test_a_loop_has_no_beginning(animated) -> None:
     assert relative_error(turned.roll(-7, 0), found) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_loop_that_fits_into_one_window_is_turned_in_it(animated) -> None:
     windows = Windows(FRAMES, 4, schedule=LOOPED, closed_loop=True)
     found = sample(apply_context_windows(animated, windows), NOISE)
@@ -144,6 +151,7 @@ def test_a_loop_that_fits_into_one_window_is_turned_in_it(animated) -> None:
     assert relative_error(found, sample(animated, NOISE)) > 1e-3
 
 
+@pytest.mark.slow
 def test_text_that_differs_from_frame_to_frame_is_each_windows_own(animated) -> None:
     travelling = randn(FRAMES, TOKENS, 768, seed=6)
     found = sample(apply_context_windows(animated, WINDOWS), NOISE, positive=travelling)
@@ -151,6 +159,7 @@ def test_text_that_differs_from_frame_to_frame_is_each_windows_own(animated) -> 
     assert relative_error(found, expected) < 1e-5
 
 
+@pytest.mark.slow
 def test_text_for_another_number_of_frames_is_warned_of() -> None:
     warnings: list[str] = []
     motion = motion_model_from_state(motion_state(tiny_motion_config()), "tiny v2")
@@ -180,6 +189,7 @@ def controlled(control: Any) -> dict[str, Any]:
     return {"control": control, "control_apply_to_uncond": True}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [FRAMES, 6])
 def test_a_stock_controlnet_sees_the_frames_of_its_window(animated, count: int) -> None:
     hints = torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(8))
@@ -192,6 +202,7 @@ def test_a_stock_controlnet_sees_the_frames_of_its_window(animated, count: int) 
         assert relative_error(shuffled, expected) > 1e-4
 
 
+@pytest.mark.slow
 def test_chained_controlnets_see_them_too(animated) -> None:
     first, second = (torch.rand(FRAMES, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) for seed in (8, 9))
 
@@ -217,6 +228,7 @@ def test_attention_patches_are_told_the_frames_of_the_window(animated) -> None:
     assert "ad_params" not in left and "context_window" not in left
 
 
+@pytest.mark.slow
 def test_freenoise_lends_later_frames_the_first_windows_noise(animated) -> None:
     seen: list[Tensor] = []
     model = apply_context_windows(animated, WINDOWS, freenoise=True)
@@ -232,12 +244,14 @@ def test_freenoise_lends_later_frames_the_first_windows_noise(animated) -> None:
     assert torch.allclose(seen[0] / SIGMAS[0], NOISE, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_windows_longer_than_the_motion_models_limit_are_refused(animated) -> None:
     with pytest.raises(ValueError, match="moves at most 32 frames at a time, a context window has 40"):
         sample(apply_context_windows(animated, Windows(40)), randn(44, 4, 4, 4))
     assert sample(apply_context_windows(animated, Windows(32)), randn(36, 4, 4, 4)).shape[0] == 36
 
 
+@pytest.mark.slow
 def test_steps_between_the_schedules_keep_their_windows(animated) -> None:
     """Samplers of second order ask at sigmas that no step has."""
     windows, used = Windows(8, 3, schedule=UNIFORM), []
@@ -252,6 +266,7 @@ def test_steps_between_the_schedules_keep_their_windows(animated) -> None:
     assert used == [dict(zip(one.windows, one.weights, strict=True)) for one in plans] and used[1] != used[2]
 
 
+@pytest.mark.slow
 def test_views_are_windows_inside_the_motion_modules(animated, monkeypatch) -> None:
     """The image model sees whole clips; each motion module's effect is the average over its windows."""
     windows = Windows(8, 3)
@@ -277,11 +292,13 @@ def test_views_are_windows_inside_the_motion_modules(animated, monkeypatch) -> N
         assert relative_error(found, other) > 1e-3
 
 
+@pytest.mark.slow
 def test_views_of_the_whole_clip_are_none_bit_for_bit(animated) -> None:
     expected = sample(animated, NOISE)
     assert torch.equal(sample(apply_views(animated, Windows(FRAMES)), NOISE), expected)
 
 
+@pytest.mark.slow
 def test_views_lift_the_motion_models_limit(animated) -> None:
     noise = randn(40, 4, 4, 4)
     with pytest.raises(ValueError, match="at most 32 frames"):

@@ -83,6 +83,7 @@ def by_hand(
     return clean
 
 
+@pytest.mark.slow
 def test_once_is_without_free_init_bit_for_bit(animated) -> None:
     twice = apply_free_init(animated, TWICE)
     assert not torch.equal(sample(twice), sample(animated))
@@ -90,6 +91,7 @@ def test_once_is_without_free_init_bit_for_bit(animated) -> None:
         assert torch.equal(sample(model), sample(animated))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("iterations", [2, 3])
 def test_the_papers_loop(animated, iterations: int) -> None:
     found = sample(apply_free_init(animated, FreeInit(iterations, "gaussian", 0.4, 0.3)))
@@ -99,23 +101,27 @@ def test_the_papers_loop(animated, iterations: int) -> None:
     assert relative_error(by_hand(animated, iterations - 1), expected) > 1e-2
 
 
+@pytest.mark.slow
 def test_another_way_from_seed_to_seed(animated) -> None:
     found = sample(apply_free_init(animated, FreeInit(2, "gaussian", 0.4, 0.3, next_seed=3)))
     assert relative_error(found, by_hand(animated, next_seed=3)) < 1e-5
     assert relative_error(found, by_hand(animated)) > 1e-2
 
 
+@pytest.mark.slow
 def test_the_last_one_applied_counts(animated) -> None:
     model = apply_free_init(apply_free_init(animated, FreeInit(4, "box")), TWICE)
     assert torch.equal(sample(model), sample(apply_free_init(animated, TWICE)))
 
 
+@pytest.mark.slow
 def test_it_may_come_before_the_motion_model(plain, animated) -> None:
     motion = motion_model_from_state(motion_state(tiny_motion_config()), "tiny v2")
     found = sample(apply_motion_model(apply_free_init(plain, TWICE), motion))
     assert torch.equal(found, sample(apply_free_init(animated, TWICE)))
 
 
+@pytest.mark.slow
 def test_clips_that_do_not_start_from_pure_noise(animated) -> None:
     """As with denoise below 1, and with a mask: latents stay, their noise alone is renewed."""
     how: dict[str, Any] = {"start": 3.0, "latent": randn(FRAMES, 4, 4, 4, seed=8)}
@@ -128,6 +134,7 @@ def test_clips_that_do_not_start_from_pure_noise(animated) -> None:
     assert torch.allclose(found[..., :2], how["latent"][..., :2], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zsnr", [False, True])
 def test_v_prediction(animated, zsnr: bool) -> None:
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
@@ -140,6 +147,7 @@ def test_v_prediction(animated, zsnr: bool) -> None:
     assert relative_error(sample(model), by_hand(model)) > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["dpmpp_2m_sde", "euler_ancestral_cfg_pp"])
 def test_samplers_with_noise_or_options_of_their_own(animated, sampler: str) -> None:
     found = sample(apply_free_init(animated, TWICE), sampler=sampler)
@@ -161,6 +169,7 @@ def test_what_a_sampler_writes_into_its_arguments_ends_with_the_iteration(animat
     assert len(seen) == 2 and seen[0] == seen[1]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_clip(animated) -> None:
     model = apply_free_init(animated, TWICE)
     found = sample(model)
@@ -170,6 +179,7 @@ def test_the_same_seed_gives_the_same_clip(animated) -> None:
     assert relative_error(last, by_hand(animated, seed=2**64 - 1)) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("windows_last", [False, True])
 def test_in_context_windows(animated, windows_last: bool) -> None:
     """FreeNoise is done to the first noise once, whichever node comes first."""
@@ -184,6 +194,7 @@ def test_in_context_windows(animated, windows_last: bool) -> None:
     assert relative_error(sample(model), expected) < 1e-5
 
 
+@pytest.mark.slow
 def test_hooks_start_again_with_every_iteration(plain) -> None:
     """A LoRA that keyframes switch on at the second step."""
     config = unet_config("sd15", **TINY)
@@ -244,6 +255,7 @@ def starting_noise(model: Any, noise: Tensor = NOISE, seed: int = SEED) -> Tenso
     return seen[-1]
 
 
+@pytest.mark.slow
 def test_clip_noise_is_what_samplers_start_from(animated) -> None:
     model = apply_clip_noise(animated, ClipNoise(CONSTANT))
     assert torch.equal(starting_noise(model), NOISE[:1].expand(FRAMES, -1, -1, -1))
@@ -259,6 +271,7 @@ def test_clip_noise_adds_none_where_the_sampler_adds_none(animated) -> None:
     assert starting_noise(model).any()
 
 
+@pytest.mark.slow
 def test_freenoise_is_context_windows_own_and_done_once(animated) -> None:
     """By this node alone, by Context Windows alone, by both."""
     settings, windows = ClipNoise(FREENOISE, 4, 1), Windows(4, 1)
@@ -277,6 +290,7 @@ def test_freenoise_is_context_windows_own_and_done_once(animated) -> None:
     assert not torch.equal(starting_noise(by_windows, seed=SEED + 1), alone)
 
 
+@pytest.mark.slow
 def test_free_init_renews_clip_noise(animated) -> None:
     repeated = apply_clip_noise(animated, ClipNoise(REPEATED, 5))
     expected = by_hand(animated, noise=NOISE[[*range(5), *range(3)]])

@@ -135,6 +135,7 @@ def refusal(parse: Callable[[str], object], text: str) -> str:
     return ""
 
 
+@pytest.mark.slow
 @given(st.text() | st.text('0189-%:=,"\\[]{}#/ab \n.'))
 def test_any_text_is_read_or_refused(text: str) -> None:
     for parse in (parse_prompts, parse_numbers):

@@ -101,6 +101,7 @@ def expected(unet: dict[str, Tensor], call: dict[str, Any], given: list[float], 
 class TestAgreesWithDiffusers:
     """On evaluations of a real sampling, both conditionings in one batch."""
 
+    @pytest.mark.slow
     def test_one_evaluation(self, model, handle, vae, unet, latent, calls) -> None:
         sample(animated(model, handle, vae, motion="moderate motion"), NOISE, ONCE)
         (call,) = calls
@@ -119,6 +120,7 @@ class TestAgreesWithDiffusers:
         assert relative_error(calls[0]["out"], found) < 1e-5
         assert said == ["tiny pia has no picture, so the prompt alone decides. PIA (Image to Animation) gives it one."]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("at_once", [1, 2])
     def test_each_window_sees_its_frames(self, model, handle, vae, unet, latent, calls, at_once: int) -> None:
         windows = Windows(4, 1)
@@ -130,6 +132,7 @@ class TestAgreesWithDiffusers:
             given = [every[frame] for frame in call["frames"]]
             assert relative_error(call["out"], expected(unet, call, given, latent, 4)) < 1e-5
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("fixed", [False, True])
     def test_the_hosts_own_windows(self, model, handle, vae, unet, latent, calls, fixed: bool) -> None:
         """With its causal_window_fix a frame comes before the window's."""
@@ -151,6 +154,7 @@ class TestAgreesWithDiffusers:
             given = [every[frame] for frame in frames]
             assert relative_error(call["out"], expected(unet, call, given, latent, len(frames))) < 1e-5
 
+    @pytest.mark.slow
     def test_a_lora_of_the_convolution_is_the_checkpoints(self, model, handle, vae, unet, latent, calls) -> None:
         change = 0.1 * randn(*unet[CONV_IN].shape, seed=4)
         patched = animated(model, handle, vae).clone()
@@ -275,6 +279,7 @@ class TestHost:
         found = sample(animated(load_unet(unet, half), motion_model_from_state(stored, "x", dtype), vae), NOISE, ONCE)
         assert relative_error(found, exact) < 0.05
 
+    @pytest.mark.slow
     def test_the_picture_works_while_the_motion_model_does(self, model, handle, vae) -> None:
         def shown(picture: bool, **range_of_steps: float) -> Tensor:
             result = apply_motion_model(model, handle, **range_of_steps)
@@ -293,6 +298,7 @@ class TestHost:
         )  # fmt: skip
         assert relative_error(found, exact) < 1e-5
 
+    @pytest.mark.slow
     def test_the_last_picture_of_the_last_pia_counts(self, model, handle, vae) -> None:
         other = motion_model_from_state(motion_state(tiny_motion_config()), "tiny v2")
         once = apply_motion_model(animated(model, handle, vae), other)
@@ -303,6 +309,7 @@ class TestHost:
         assert relative_error(sample(moved, NOISE, ONCE), before) > 1e-3
         assert torch.equal(sample(animated(model, handle, vae), NOISE, ONCE), before)
 
+    @pytest.mark.slow
     def test_each_of_two_pias_has_its_picture(self, model, vae) -> None:
         """What both add to the first convolution is the sum of what each adds."""
         silent = {key: 0 * value if ".proj_out." in key else value for key, value in pia_state().items()}

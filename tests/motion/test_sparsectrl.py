@@ -63,6 +63,7 @@ SIZES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", SIZES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_encoder_agrees_with_diffusers(kind: SparseKind, channels: tuple[int, ...]) -> None:
@@ -132,6 +133,7 @@ def through(control: Any, model: Any, noise: Tensor = NOISE) -> Tensor:
     return sample(model, noise, **controlled(control))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_reaches_the_unet_as_diffusers_adds_it(animated, controls, vae, kind: SparseKind) -> None:
     """What one step gets, against the oracle's, at the host's own timestep; rgb pictures are encoded and scaled as the original's."""
@@ -158,6 +160,7 @@ def test_it_reaches_the_unet_as_diffusers_adds_it(animated, controls, vae, kind:
         assert relative_error(part, expected) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_each_window_sees_the_conditions_of_its_frames(animated, controls, vae, kind: SparseKind, at_once: int) -> None:
@@ -179,6 +182,7 @@ def test_each_window_sees_the_conditions_of_its_frames(animated, controls, vae, 
     assert relative_error(sample(apply_context_windows(animated, windows), NOISE), expected) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_window_without_conditions_sees_the_nearest_where_asked(animated, controls, vae, kind: SparseKind) -> None:
     """At its edge; windows that have their own see no others."""
@@ -197,6 +201,7 @@ def test_a_window_without_conditions_sees_the_nearest_where_asked(animated, cont
     assert relative_error(found, by_hand(animated, windows, conds=seen)) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_picture_has_its_strength(animated, controls, vae, kind: SparseKind) -> None:
     """0 as if it were not given; between, for rgb, whose stem is linear, as the picture's latent and its mask times that."""
@@ -225,6 +230,7 @@ def test_each_picture_has_its_strength(animated, controls, vae, kind: SparseKind
         assert relative_error(part, same) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_hosts_own_context_windows_are_known_too(animated, controls) -> None:
     """In one step the last frame's condition moves the frames of the one window that has it, and no others."""
     stock, handler = animated.clone(), comfy.context_windows.IndexListContextHandler
@@ -241,6 +247,7 @@ def test_the_hosts_own_context_windows_are_known_too(animated, controls) -> None
     assert (found - without)[6:].abs().amax((1, 2, 3)).min() > 1e-3
 
 
+@pytest.mark.slow
 def test_it_chains_with_controlnets_before_and_after_it(animated, controls) -> None:
     """What a chain adds is what its members add."""
     hints = torch.rand(FRAMES, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(3))
@@ -259,6 +266,7 @@ def test_it_chains_with_controlnets_before_and_after_it(animated, controls) -> N
     assert relative_error(before, after) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("start", "end", "works"), [(0.0, 1.0, True), (0.0, 0.1, False), (0.95, 1.0, False)])
 def test_the_range_of_steps_is_obeyed(animated, controls, start: float, end: float, works: bool) -> None:
     """The sampling has sigmas 3 and 1, which lie in the middle of the schedule."""
@@ -266,6 +274,7 @@ def test_the_range_of_steps_is_obeyed(animated, controls, start: float, end: flo
     assert torch.equal(through(control, animated), sample(animated, NOISE)) is not works
 
 
+@pytest.mark.slow
 def test_pictures_of_any_size_are_cut_at_the_centre_and_scaled_as_by_pil(animated, controls, vae) -> None:
     wide = torch.nn.functional.pad(pictures(1, 5 * SIDE // 2), (13, 14), value=0.5)
     side = 5 * SIDE // 2
@@ -280,6 +289,7 @@ def test_pictures_of_any_size_are_cut_at_the_centre_and_scaled_as_by_pil(animate
         assert relative_error(found, expected) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_several_prompts_share_it_or_go_without(animated, controls, vae, kind: SparseKind) -> None:
     """One step of two prompts, weighed 1 and 0.5, is the weighed average of what each gives alone."""
@@ -301,6 +311,7 @@ def test_several_prompts_share_it_or_go_without(animated, controls, vae, kind: S
     assert relative_error(step((other, controlled(control))), step((other, {}))) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_host_loads_it_for_sampling_and_counts_it(animated, controls) -> None:
     control = controls[SparseKind.SCRIBBLE].conditioned(pictures(1), "0")
     comfy.model_management.unload_all_models()
@@ -334,6 +345,7 @@ def test_partly_offloaded_weights_give_the_same(controls, kind: SparseKind, kept
         patcher.detach()
 
 
+@pytest.mark.slow
 def test_of_a_clip_as_long_the_frames_at_the_indices_are_taken(animated, controls, vae) -> None:
     for kind in KINDS:
         clip = pictures(FRAMES)

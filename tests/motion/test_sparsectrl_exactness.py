@@ -140,6 +140,7 @@ def controls(tiny) -> dict[SparseKind, SparseControl]:
     return {kind: tiny.control(kind) for kind in KINDS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_evaluation(tiny, controls, vae, kind: SparseKind) -> None:
     """With guidance, so that both halves of the batch count."""
@@ -208,6 +209,7 @@ def test_one_evaluation_at_full_size(full_size, vae) -> None:
     assert relative_error(found, noise_in(unet, x, step, expected[0])) > 1e-2  # the check can fail
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "strength", "start", "end", "at_work"),
     [
@@ -236,6 +238,7 @@ def test_a_whole_sampling(tiny, controls, vae, kind, strength, start, end, at_wo
         assert relative_error(found, expected(other)) > 5 * TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_windows_without_a_picture_are_those_of_strength_0_bit_for_bit(

@@ -156,6 +156,7 @@ class TestHost:
         modules = [entry.model.model for entry in comfy.model_management.current_loaded_models]
         assert modules.count(motion.patcher.model) == 1
 
+    @pytest.mark.slow
     def test_two_models_of_one_checkpoint_do_not_disturb_each_other(self, model, motion, other_motion) -> None:
         first, second = apply_motion_model(model, motion), apply_motion_model(model, other_motion)
         alone = evaluate(first, X, CONTEXT)
@@ -164,6 +165,7 @@ class TestHost:
         assert torch.equal(evaluate(first, X, CONTEXT), alone)
         assert torch.equal(evaluate(second, X, CONTEXT), other)
 
+    @pytest.mark.slow
     def test_one_motion_model_with_and_without_a_lora(self, model, motion) -> None:
         bare = apply_motion_model(model, motion)
         moved = apply_motion_model(model, with_motion_loras(motion, [camera_lora()]))
@@ -173,6 +175,7 @@ class TestHost:
         assert torch.equal(evaluate(bare, X, CONTEXT), first)
         assert torch.equal(evaluate(moved, X, CONTEXT), second)
 
+    @pytest.mark.slow
     def test_stock_lora_before_or_after_gives_the_same(self, model, motion, plain) -> None:
         config = unet_config("sd15", **TINY)
         lora = loras.in_original_naming(loras.spatial_lora(config, unet_state(config), rank=4, seed=5))
@@ -199,6 +202,7 @@ class TestHost:
             for patcher in (animated, *animated.get_additional_models()):
                 patcher.detach()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn])
     def test_other_precisions_of_the_checkpoint(self, motion, dtype) -> None:
         state = unet_state(unet_config("sd15", **TINY))
@@ -232,6 +236,7 @@ class TestHost:
 
 
 class TestEvaluation:
+    @pytest.mark.slow
     def test_conds_in_one_batch_equal_conds_apart(self, model, motion) -> None:
         animated = apply_motion_model(model, motion)
         other_context = randn(1, TOKENS, 768, seed=2)
@@ -240,6 +245,7 @@ class TestEvaluation:
         together = evaluate(animated, torch.cat([X, X]), contexts, cond_or_uncond=[0, 1])
         assert relative_error(together, torch.cat(apart)) < 2e-6  # batches of another size round differently
 
+    @pytest.mark.slow
     def test_chunks_equal_the_whole(self, model, motion, monkeypatch) -> None:
         animated = apply_motion_model(model, motion)
         monkeypatch.setattr(module, "positions_per_chunk", lambda *_: 10**9)
@@ -352,6 +358,7 @@ class TestRefusals:
         with pytest.raises(ValueError, match="at most 32 frames at a time, the batch has 33.*Context Windows.*stretch"):
             evaluate(animated, randn(33, 4, 8, 8), CONTEXT)
 
+    @pytest.mark.slow
     def test_stretching_the_encoding_takes_longer_clips(self, model, motion) -> None:
         stretched = apply_motion_model(model, motion, stretch_to=40)
         assert evaluate(stretched, randn(40, 4, 8, 8), CONTEXT).isfinite().all()

@@ -67,6 +67,7 @@ def changed(model: Any, change: Change) -> Any:
     return animated(model, handle=handle)
 
 
+@pytest.mark.slow
 def test_all_of_one_is_none_at_all(model) -> None:
     expected = evaluate(animated(model), X, CONTEXT)
     one = Curve(values=(1.0,))
@@ -76,6 +77,7 @@ def test_all_of_one_is_none_at_all(model) -> None:
     assert torch.equal(evaluate(animated(model, MotionStrength()), X, CONTEXT), expected)
 
 
+@pytest.mark.slow
 def test_the_effect_over_frames_and_places(model) -> None:
     def change(site: str, x: Tensor, moved: Tensor) -> Tensor:
         mask = F.interpolate(MASK.unsqueeze(1), size=x.shape[2:], mode="bilinear", antialias=True)
@@ -107,6 +109,7 @@ def test_the_effect_block_by_block(model) -> None:
     assert relative_error(found, evaluate(changed(model, change), X, CONTEXT)) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_attention_scale_is_one_of_the_queries(model) -> None:
     state = motion_state(tiny_motion_config())
     scaled = {key: value * (1.5 if ".to_q." in key else 1) for key, value in state.items()}
@@ -115,6 +118,7 @@ def test_the_attention_scale_is_one_of_the_queries(model) -> None:
     assert relative_error(found, evaluate(animated(model), X, CONTEXT)) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunked", [False, True])
 def test_the_attention_scale_over_frames_and_places(model, chunked: bool, monkeypatch) -> None:
     """Against queries that are scaled on their way: rows are positions, then frames."""
@@ -137,6 +141,7 @@ def test_the_attention_scale_over_frames_and_places(model, chunked: bool, monkey
     assert relative_error(found, expected) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_curve_over_steps_that_ends_is_an_end_percent(model) -> None:
     over_steps = parse_curve("0%: 1, 30%: 0", "step")
     found = sample(animated(model, MotionStrength(over_steps=over_steps)), NOISE, SIGMAS)
@@ -145,6 +150,7 @@ def test_a_curve_over_steps_that_ends_is_an_end_percent(model) -> None:
     assert relative_error(sample(animated(model), NOISE, SIGMAS), expected) > 1e-3
 
 
+@pytest.mark.slow
 def test_curves_over_steps_go_by_the_part_of_the_schedule_that_is_done(model) -> None:
     sampling = model.get_model_object("model_sampling")
     sigmas = torch.tensor([sampling.percent_to_sigma(part) for part in (0.2, 0.5)] + [0.0])
@@ -167,6 +173,7 @@ def test_curves_over_steps_go_by_the_part_of_the_schedule_that_is_done(model) ->
     assert relative_error(found, sample(by_hand, NOISE, sigmas)) > 3e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_windows_and_views_take_the_values_of_their_own_frames(model, kind: str, at_once: int) -> None:
@@ -224,6 +231,7 @@ def with_camera(model: Any, strength: float, **curves: Curve) -> Any:
     return animated(model, handle=with_motion_loras(motion(), [camera(strength, **curves)]))
 
 
+@pytest.mark.slow
 def test_a_motion_lora_of_constant_strength_is_the_merged_one(model) -> None:
     expected = evaluate(with_camera(model, 0.7), X, CONTEXT)
     curves = {"over_frames": Curve(values=(0.5,)), "over_steps": Curve(values=(2.0,))}
@@ -231,6 +239,7 @@ def test_a_motion_lora_of_constant_strength_is_the_merged_one(model) -> None:
     assert relative_error(evaluate(animated(model), X, CONTEXT), expected) > 1e-2
 
 
+@pytest.mark.slow
 def test_a_motion_lora_over_frames(model) -> None:
     """Against the difference that the merged one makes to each layer, scaled frame by frame."""
     handle, merged = (
@@ -255,6 +264,7 @@ def test_a_motion_lora_over_frames(model) -> None:
     assert relative_error(found, evaluate(animated(model, handle=handle), X, CONTEXT)) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_motion_lora_over_steps(model) -> None:
     sigmas = torch.tensor([3.0, 0.0])
     early = parse_curve("0%: 1, 50%: 0", "step")
@@ -268,6 +278,7 @@ def test_a_motion_lora_over_steps(model) -> None:
     assert relative_error(found, sample(with_camera(model, 1.0), NOISE, start)) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_motion_lora_over_frames_in_windows(model) -> None:
     windows, noise, once = Windows(4, 0, schedule="batched"), randn(12, 4, 4, 4), torch.tensor([3.0, 0.0])
     values = tuple(0.2 * frame for frame in range(12))

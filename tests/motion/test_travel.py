@@ -94,6 +94,7 @@ def sample(model: Any, noise: Tensor, positive: Any, negative: Any) -> Tensor:
     return guider.sample(noise, torch.zeros_like(noise), euler, SIGMAS, disable_pbar=True, seed=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
 def test_a_keyframe_sees_what_clip_text_encode_gives(family: str, request) -> None:
     clip = request.getfixturevalue("clip" if family == "sd15" else "sdxl_clip")
@@ -151,6 +152,7 @@ def test_scheduled_hooks_on_the_clip_travel(clip) -> None:
         assert {"hooks", "clip_start_percent", "clip_end_percent"} <= set(rest)
 
 
+@pytest.mark.slow
 def test_equal_prompts_are_no_travel_bit_for_bit(animated, clip) -> None:
     nothing, prompt = encode(clip, ""), "a (red:1.2) ball"
     expected = sample(animated, NOISE, encode(clip, prompt), nothing)
@@ -161,6 +163,7 @@ def test_equal_prompts_are_no_travel_bit_for_bit(animated, clip) -> None:
     assert relative_error(sample(animated, NOISE, other, nothing), expected) > 1e-3
 
 
+@pytest.mark.slow
 def test_long_and_short_prompts_keep_what_they_say(still, clip) -> None:
     """Without motion, frames do not see each other: each is what its prompt alone gives, however long the others are."""
     nothing = encode(clip, "")
@@ -182,6 +185,7 @@ def test_lengths_are_met_by_repeating(lengths: tuple[int, ...]) -> None:
         assert torch.allclose(attention(query, long, long), attention(query, short, short), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_windows_see_the_prompts_of_their_frames(animated, still, clip) -> None:
     """Through windows and as one, without motion; with motion, a window of all frames is none."""
     nothing, positive, windows = encode(clip, ""), travel(clip, TRAVEL), Windows(4, 2)
@@ -192,6 +196,7 @@ def test_windows_see_the_prompts_of_their_frames(animated, still, clip) -> None:
     assert relative_error(moving, fixed) > 1e-3
 
 
+@pytest.mark.slow
 def test_sdxls_pooled_text_travels_too(sdxl, sdxl_clip) -> None:
     frames, nothing = 4, encode(sdxl_clip, "")
     positive = travel(sdxl_clip, "0: a forest\n3: a red ball, (snow:1.2)", frames, interpolation=SLERP)

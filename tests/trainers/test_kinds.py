@@ -53,6 +53,7 @@ def models_of(version: Version):
     return small_model(), motion_model_from_state(motion_state(tiny_motion_config(version)), str(version))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", [Version.V1, Version.V2, Version.V3, Version.LCM, pytest.param(SDXL, marks=pytest.mark.slow)])  # fmt: skip
 def test_it_trains_on_every_kind_and_sees_what_the_host_samples(version: Version, tmp_path: Path) -> None:
     model, motion = models_of(version)
@@ -93,6 +94,7 @@ def test_it_trains_on_every_kind_and_sees_what_the_host_samples(version: Version
     assert relative_error(found, plain) > 1e-3  # what was trained shows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn])
 def test_frozen_weights_stay_in_their_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
     model = load_unet(unet_state(unet_config("sd15", **TINY), dtype=dtype), dtype)

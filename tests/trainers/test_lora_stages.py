@@ -54,6 +54,7 @@ MOTION = Stage(MotionLoraConfig, MotionLoraTraining, train_motion_lora, True)
 stages = pytest.mark.parametrize("stage", [ADAPTER, MOTION], ids=["domain adapter", "motion lora"])
 
 
+@pytest.mark.slow
 @stages
 def test_it_trains_its_lora_and_nothing_else(stage: Stage) -> None:
     with host.training():
@@ -76,6 +77,7 @@ def test_it_trains_its_lora_and_nothing_else(stage: Stage) -> None:
             assert all("motion_modules" in name and "attention_blocks" in name for name in trained)
 
 
+@pytest.mark.slow
 @stages
 def test_the_file_gives_what_was_trained_and_the_models_stay_as_they_are(stage: Stage, tmp_path: Path) -> None:
     model, motion, (x, context) = small_model(), motion_model(), (randn(FRAMES, 4, 8, 8), randn(1, 8, 768, seed=1))
@@ -116,6 +118,7 @@ def test_the_file_gives_what_was_trained_and_the_models_stay_as_they_are(stage: 
     assert metadata["dataset"] == drifting_clips().digest
 
 
+@pytest.mark.slow
 @stages
 def test_a_cancelled_run_keeps_what_it_learnt_and_resumes_to_the_same_bits(stage: Stage, tmp_path: Path) -> None:
     class Cancel(Exception):
@@ -140,6 +143,7 @@ def test_a_cancelled_run_keeps_what_it_learnt_and_resumes_to_the_same_bits(stage
     assert not all(torch.equal(kept[key], whole[key]) for key in whole)
 
 
+@pytest.mark.slow
 @stages
 def test_recomputing_activations_changes_no_gradient(stage: Stage) -> None:
     found = []
@@ -152,6 +156,7 @@ def test_recomputing_activations_changes_no_gradient(stage: Stage) -> None:
     assert all(relative_error(found[1][name], found[0][name]) < 1e-5 for name in found[0])
 
 
+@pytest.mark.slow
 @stages
 def test_wrong_inputs_are_refused(stage: Stage, tmp_path: Path) -> None:
     animated = apply_motion_model(small_model(), motion_model())

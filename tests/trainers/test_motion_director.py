@@ -67,6 +67,7 @@ def gradients(**changes) -> dict[str, torch.Tensor]:
         return {name: value.grad for name, value in training.parameters.items()}
 
 
+@pytest.mark.slow
 def test_each_path_trains_its_own_lora() -> None:
     with host.training():
         training = MotionDirectorTraining(
@@ -84,12 +85,14 @@ def test_each_path_trains_its_own_lora() -> None:
         assert [path for path, _ in without.losses(step_generator(0, 0))] == ["temporal"]
 
 
+@pytest.mark.slow
 def test_recomputing_activations_changes_no_gradient() -> None:
     kept, recomputed = gradients(gradient_checkpointing=False), gradients(gradient_checkpointing=True)
     assert all(relative_error(recomputed[name], kept[name]) < 1e-5 for name in kept if kept[name].norm() > 1e-7)
     assert sum(bool(value.norm() > 1e-7) for value in kept.values()) > 0.9 * len(kept)
 
 
+@pytest.mark.slow
 def test_the_files_give_what_was_trained_and_the_models_stay_as_they_are(tmp_path: Path) -> None:
     model, motion, (x, context) = small_model(), motion_model(), (randn(FRAMES, 4, 8, 8), randn(1, 8, 768, seed=1))
     plain = evaluate(apply_motion_model(model, motion), x, context)
@@ -125,6 +128,7 @@ def test_the_files_give_what_was_trained_and_the_models_stay_as_they_are(tmp_pat
     assert metadata["motion_model"] == "motion" and metadata["dataset"] == drifting_clips().digest
 
 
+@pytest.mark.slow
 def test_the_stock_lora_loader_takes_the_spatial_lora(tmp_path: Path) -> None:
     import comfy.lora
 
@@ -135,6 +139,7 @@ def test_the_stock_lora_loader_takes_the_spatial_lora(tmp_path: Path) -> None:
     assert len(loaded) == len(state) // 2
 
 
+@pytest.mark.slow
 def test_interrupted_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     class Cancel(Exception):
         pass
@@ -156,12 +161,14 @@ def test_interrupted_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
         assert all(torch.equal(value, resumed[key]) for key, value in load_file(one).items())
 
 
+@pytest.mark.slow
 def test_resuming_with_another_rank_is_refused(tmp_path: Path) -> None:
     train_motion_director(small_model(), motion_model(), drifting_clips(), config(steps=1), files(tmp_path))
     with pytest.raises(ConfigError, match="0 of them of the same name and size. Choose another name"):
         train_motion_director(small_model(), motion_model(), drifting_clips(), config(steps=2, rank=8), files(tmp_path))
 
 
+@pytest.mark.slow
 def test_another_clip_under_the_same_name_is_refused(tmp_path: Path) -> None:
     """Else the motion of the earlier clip would come out, without a word."""
     train_motion_director(small_model(), motion_model(), drifting_clips(), config(steps=1), files(tmp_path))
@@ -180,6 +187,7 @@ def test_another_clip_under_the_same_name_is_refused(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_it_trains_beside_a_domain_adapter() -> None:
     """The adapter's patches are in the weights that are trained beside."""
     model, motion, (x, context) = small_model(), motion_model(), (randn(FRAMES, 4, 8, 8), randn(1, 8, 768, seed=1))

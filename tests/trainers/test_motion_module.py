@@ -62,6 +62,7 @@ def config(**changes) -> MotionModuleConfig:
     return MotionModuleConfig(**(settings | changes))
 
 
+@pytest.mark.slow
 def test_twenty_steps_lower_a_fixed_validation_loss(tmp_path: Path) -> None:
     with host.training():
         training = MotionModuleTraining(small_model(), drifting_clips(), config())
@@ -71,6 +72,7 @@ def test_twenty_steps_lower_a_fixed_validation_loss(tmp_path: Path) -> None:
         assert training.validation_loss() < 0.9 * before
 
 
+@pytest.mark.slow
 def test_recomputing_activations_changes_no_gradient() -> None:
     start = motion_model_from_state(motion_state(tiny_motion_config()), "tiny")
 
@@ -87,6 +89,7 @@ def test_recomputing_activations_changes_no_gradient() -> None:
     assert all(relative_error(recomputed[name], kept[name]) < 1e-5 for name in kept)
 
 
+@pytest.mark.slow
 def test_untrained_module_moves_nothing_and_the_checkpoint_stays_as_it_is(tmp_path: Path) -> None:
     model = small_model()
     x, context = randn(FRAMES, 4, 8, 8), randn(1, 8, 768, seed=1)
@@ -101,6 +104,7 @@ def test_untrained_module_moves_nothing_and_the_checkpoint_stays_as_it_is(tmp_pa
     assert torch.equal(evaluate(model, x, context), plain)
 
 
+@pytest.mark.slow
 def test_only_the_chosen_weights_are_trained(tmp_path: Path) -> None:
     start = motion_model_from_state(motion_state(tiny_motion_config()), "start")
     chosen = config(steps=2, trainable=("attention_blocks.0.to_q",))
@@ -128,6 +132,7 @@ def test_weights_that_are_in_none_are_refused() -> None:
         MotionModuleTraining(small_model(), drifting_clips(), config(trainable=("attn_temp",)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", [Version.V1, Version.V2, Version.V3])
 def test_a_checkpoints_encoding_goes_on_for_longer_clips(version: Version, tmp_path: Path) -> None:
     """What it has stays bit for bit; the file is of the same kind, and its model moves clips of that length."""
@@ -182,6 +187,7 @@ def test_a_pia_is_no_start(tmp_path: Path) -> None:
         train_motion_module(small_model(), drifting_clips(), config(steps=1), tmp_path, start_from=start)
 
 
+@pytest.mark.slow
 def test_interrupted_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     class Cancel(Exception):
         pass
@@ -200,6 +206,7 @@ def test_interrupted_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
 
 
+@pytest.mark.slow
 def test_a_diverged_run_keeps_what_it_had_and_says_why(tmp_path: Path) -> None:
     clips = drifting_clips()
     whole = load_file(train_motion_module(small_model(), clips, config(steps=3), tmp_path / "whole"))
@@ -215,6 +222,7 @@ def test_a_diverged_run_keeps_what_it_had_and_says_why(tmp_path: Path) -> None:
     assert all(torch.equal(value, whole[key]) for key, value in kept.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_checkpoint_in_half_precision_is_trained_on(tmp_path: Path, precision: str) -> None:
     model = load_unet(unet_state(unet_config("sd15", **TINY)), torch.float16)
@@ -255,6 +263,7 @@ train_motion_module(small_model(), drifting_clips(), config(steps=10), Path({fol
 """
 
 
+@pytest.mark.slow
 def test_kill_9_loses_only_the_steps_since_the_last_save(tmp_path: Path) -> None:
     whole = load_file(train_motion_module(small_model(), drifting_clips(), config(steps=10), tmp_path / "whole"))
     script = _KILLED.format(helpers=str(ROOT / "tests" / "host"), folder=str(tmp_path / "killed"))
@@ -265,6 +274,7 @@ def test_kill_9_loses_only_the_steps_since_the_last_save(tmp_path: Path) -> None
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
 
 
+@pytest.mark.slow
 def test_saved_module_gives_the_same_prediction_in_diffusers(tmp_path: Path) -> None:
     model, unet, shape = small_model(), unet_state(unet_config("sd15", **TINY)), unet_config("sd15", **TINY)
     path = train_motion_module(model, drifting_clips(), config(steps=5), tmp_path)
@@ -279,6 +289,7 @@ def test_saved_module_gives_the_same_prediction_in_diffusers(tmp_path: Path) -> 
         assert file.metadata()["trained_steps"] == "5"
 
 
+@pytest.mark.slow
 def test_resuming_another_run_is_refused(tmp_path: Path) -> None:
     train_motion_module(small_model(), drifting_clips(), config(steps=1), tmp_path)
     with pytest.raises(ConfigError, match="seed 1, AdamW and .* found seed 0"):

@@ -130,6 +130,7 @@ def metadata_of(path: Path) -> dict[str, str]:
         return file.metadata()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [of_motion_module, of_motion_director, of_sparse_ctrl])
 def test_every_recipe_keeps_what_validation_finds_best(train: Callable[..., Path], tmp_path: Path) -> None:
     reports: list[StepReport] = []
@@ -225,6 +226,7 @@ def previewed(folder: Path, steps: int, made: Callable[[int], Tensor] | None) ->
         return trainer
 
 
+@pytest.mark.slow
 def test_a_page_shows_every_sample_of_all_runs(tmp_path: Path) -> None:
     """With its clip, losses and motion; TensorBoard gets them, too; what is trained is the same."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

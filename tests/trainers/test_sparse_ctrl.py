@@ -80,6 +80,7 @@ def loss_of(training: SparseCtrlTraining, seed: int = 9) -> float:
         return sum(float(loss) for _, loss in training.losses(step_generator(seed, 0)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_starts_as_if_nothing_were_shown_and_learns(kind: str, tmp_path: Path) -> None:
     with host.training():
@@ -96,6 +97,7 @@ def test_it_starts_as_if_nothing_were_shown_and_learns(kind: str, tmp_path: Path
         assert loss_of(training) < 0.95 * before
 
 
+@pytest.mark.slow
 def test_recomputing_activations_changes_no_gradient() -> None:
     def gradients(recomputed: bool) -> dict[str, torch.Tensor]:
         with host.training():
@@ -112,6 +114,7 @@ def test_recomputing_activations_changes_no_gradient() -> None:
     assert all(torch.equal(recomputed[name], kept[name]) for name in kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_its_file_is_the_trained_sparsectrl(kind: str, tmp_path: Path) -> None:
     """Under the names that the original's files have, and it says in this pack what it said in training."""
@@ -136,6 +139,7 @@ def test_its_file_is_the_trained_sparsectrl(kind: str, tmp_path: Path) -> None:
         assert relative_error(said(loaded.patcher.model), expected) < 2e-3  # the file is in half precision
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_diffusers_takes_the_folder_that_is_written_for_it(kind: str, tmp_path: Path) -> None:
     """Its class, with the original's norms, says what ours says of the same file."""
@@ -180,6 +184,7 @@ def test_what_diffusers_has_no_counterpart_of_keeps_the_originals_layout() -> No
             diffusers_config(replace(whole, **changes))
 
 
+@pytest.mark.slow
 def test_interrupted_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     class Cancel(Exception):
         pass
@@ -197,6 +202,7 @@ def test_interrupted_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
 
 
+@pytest.mark.slow
 def test_one_kind_starts_from_the_other(tmp_path: Path) -> None:
     rgb = load_sparse_ctrl(str(train_sparse_ctrl(small_model(), motion(), clips(), config(steps=3), tmp_path)))
     with host.training():
@@ -213,6 +219,7 @@ def test_one_kind_starts_from_the_other(tmp_path: Path) -> None:
         assert torch.equal(value, fresh[key] if key.startswith("input_hint_block.") else known[key].float()), key
 
 
+@pytest.mark.slow
 def test_a_unet_without_a_middle_gets_one_that_says_nothing_yet() -> None:
     model = load_unet(unet_state(unet_config("sd15", **TINY | {"transformer_depth_middle": -2})))
     state = new_sparse_ctrl_state(model, SparseKind.RGB, 16, step_generator(0, 0))
@@ -268,6 +275,7 @@ def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], message: s
         config(**changes)
 
 
+@pytest.mark.slow
 def test_what_it_cannot_start_from_or_see_is_said() -> None:
     wide = sparse_ctrl_from_state(sparse_state(SparseKind.RGB, (320, 640)), "wide")
     with (
@@ -289,6 +297,7 @@ def test_scribbles_are_made_as_the_settings_say() -> None:
     assert encoder_for(settings, plain).key == with_scribbles(plain, SOBEL, 0.3).key
 
 
+@pytest.mark.slow
 def test_what_it_cannot_be_trained_on_is_said(tmp_path: Path) -> None:
     plain = LatentClips(clips().latents[:, :, :4], clips().text, clips().caption_of)
     with pytest.raises(ValueError, match=r"clips: expected latents with a scribble .* 68 channels, found 4"):

@@ -83,6 +83,7 @@ def test_resuming_with_another_optimizer_is_refused(tmp_path: Path) -> None:
         trained(tmp_path, steps=4, optimizer="Lion")
 
 
+@pytest.mark.slow
 def test_clips_held_out_are_measured_and_not_trained_on(tmp_path: Path) -> None:
     reports: list[StepReport] = []
     settings = config(held_out=2, validate_every=2, spatial_probability=0.0)

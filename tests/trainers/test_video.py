@@ -74,6 +74,7 @@ def test_frames_are_scaled_as_pillow_does(tmp_path: Path) -> None:
     assert (scaled - cover(frame.float() / 255, 32, 48)).abs().max() <= 2 / 255
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "codec", "options"),
     [

