@@ -22,7 +22,7 @@ def test_a_page_shows_one_small_picture_of_its_node(name: str) -> None:
     path = DOCS / "images" / f"{name}.webp"
     with Image.open(path) as picture:
         assert picture.format == "WEBP" and 400 <= picture.width <= 800 and picture.height <= 960
-    assert path.stat().st_size < 40_000
+    assert path.stat().st_size < 50_000
 
 
 def test_every_picture_belongs_to_a_page_and_can_be_made_again() -> None:
