@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from diffdirector.tests.demo.world import Scene, render, write_video
-from diffdirector.tests.host.provision import provision
+from diffdirector.tests.host.provision import ROOT, provision
 from diffdirector.tests.host.server import Server
+from diffdirector.trainers.sources import PICTURE_EXTENSIONS
+from diffdirector.trainers.video import VIDEO_EXTENSIONS
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
@@ -120,10 +123,21 @@ def test_files_are_dropped_on_the_node_and_others_are_not_taken(dataset: Page, f
     assert dataset.evaluate(SOURCE).startswith("first clip")
 
 
+def test_what_is_taken_is_what_the_dataset_reads() -> None:
+    (endings,) = re.findall(r"FOOTAGE = /(.+)/i;", (ROOT / "web" / "upload.js").read_text(encoding="utf-8"))
+    assert all(re.fullmatch(endings, ending) for ending in VIDEO_EXTENSIONS | PICTURE_EXTENSIONS)
+
+
 def test_a_refused_upload_says_what_to_do(dataset: Page, footage: list[Path]) -> None:
-    dataset.route("**/upload/image", lambda route: route.fulfill(status=413))
+    served = []
+
+    def refuse_all_but_the_first(route: Route) -> None:
+        served.append(route)
+        route.fulfill(json={"name": "first clip.mp4"}) if len(served) == 1 else route.fulfill(status=413)
+
+    dataset.route("**/upload/image", refuse_all_but_the_first)
     try:
-        choose(dataset, footage[:1])
+        choose(dataset, [footage[1], footage[0]])
         toast = dataset.get_by_role("alert").filter(has_text="first clip.mp4: ").last
         expect(toast).to_contain_text("larger than ComfyUI's --max-upload-size")
         expect(toast).to_contain_text("Put it into ComfyUI's input folder yourself")

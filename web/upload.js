@@ -21,14 +21,15 @@ async function upload(file, subfolder) {
 async function take(node, button, files) {
   const folder = files.length === 1 ? "" : `footage-${new Date().toISOString().slice(0, 19).replace(/\D/g, "")}`;
   try {
+    let name;
     for (const [index, file] of files.entries()) {
       button.label = `uploading ${index + 1} of ${files.length}`;
       node.setDirtyCanvas(true);
-      const name = await upload(file, folder);
-      const source = node.widgets.find((widget) => widget.name === "source");
-      source.value = folder || name;
-      source.callback?.(source.value);
+      name = await upload(file, folder);
     }
+    const source = node.widgets.find((widget) => widget.name === "source"); // now that all of it is there
+    source.value = folder || name;
+    source.callback?.(source.value);
   } catch (error) {
     app.extensionManager.toast.add({ severity: "error", summary: "Video Dataset", detail: error.message });
   } finally {
