@@ -7,7 +7,7 @@ Both compute in bfloat16 autocast and train the motion module in float32 with Ad
 SD1.5 with a v2 motion model; on a CPU, whose memory does not hold the original's way, a UNet of its width and text with one
 block a level, at latents large enough that activations decide, as they do at 512x512. Quoted are medians, in brackets the best round.
 Memory: weights and the optimizer's state, and the most that a step takes beyond. Asked for are at most 0.8 of the time and 0.35 of the
-memory; recomputing trades the one for the other, and both at once are not reached on a CPU.
+memory; recomputing activations trades the one for the other.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import torch
@@ -36,7 +37,7 @@ def write_blank(path: Path) -> None:
     save_tensors(path, {key: 0 * value if ".proj_out." in key else value for key, value in state.items()}, {})
 
 
-def learn(folder: Path, base: Path, **changes: object) -> Path:
+def learn(folder: Path, base: Path) -> Path:
     """The module after training, and beside it the one that it began as. base: whose models/ has the demo's."""
     folder.mkdir(parents=True, exist_ok=True)
     write_blank(folder / f"{BLANK}.safetensors")
@@ -50,7 +51,7 @@ def learn(folder: Path, base: Path, **changes: object) -> Path:
         },
         "sample": {"prompt": ""},
         "dataset": {"source": str(videos), "frames": ROW.frames, "frame_step": 1, "width": 64, "height": 64},
-        "training": SETTINGS | changes,
+        "training": SETTINGS,
     }
     recipe = folder / "recipe.toml"
     lines = ['recipe = "motion_module"', f"output = {json.dumps(str(folder))}"]
@@ -74,7 +75,8 @@ def several_table(studio: Studio, folder: Path, _: int) -> tuple[list[str], list
     """A line for the module that it begins as, for what several processes make of it, and for the shipped one."""
     from diffdirector.motion.module import load_motion_model
 
-    trained = learn(folder / "several", folder.parent)
+    key = zlib.crc32(repr((SETTINGS, PROCESSES, VIDEOS)).encode() + stack.MOTION.read_bytes())
+    trained = learn(folder / f"{NAME}-{key:08x}", folder.parent)  # of other settings in another folder
     ways = {
         "what training begins with": load_motion_model(str(trained.with_stem(BLANK))),
         f"the same after {SETTINGS['steps']} steps of {PROCESSES} processes": load_motion_model(str(trained)),

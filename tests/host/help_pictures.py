@@ -112,8 +112,10 @@ def run(page: Page, seconds: float) -> None:
     page.evaluate(
         """() => {
             window.finished = 0;
+            window.failed = null;
             for (const kind of ['execution_success', 'execution_error', 'execution_interrupted'])
                 app.api.addEventListener(kind, () => finished++, {once: true});
+            app.api.addEventListener('execution_error', ({detail}) => (failed = detail.exception_message), {once: true});
             const shows = nodes => nodes.filter(node => node.constructor.nodeData.output_node);
             const [shown] = [shows(columns[1]), shows(columns[2])].filter(nodes => nodes.length);
             return app.queuePrompt(0, 1, shown.map(node => String(node.id)));
@@ -121,6 +123,7 @@ def run(page: Page, seconds: float) -> None:
     )
     with suppress(TimeoutError):
         page.wait_for_function("finished", timeout=1000 * seconds)
+    assert page.evaluate("failed") is None, page.evaluate("failed")
 
 
 def write_files(base: Path) -> None:

@@ -171,6 +171,10 @@ def test_frames_are_cut_like_videos(tmp_path: Path) -> None:
     assert captions(frames) == captions(videos)
     for frame, video in zip(frames, videos, strict=True):  # a video's are scaled in whole numbers
         assert (frame.read() - video.read()).abs().max() <= 2 / 255
+    cut["width"], cut["height"] = 48, 32  # where nothing is scaled they are the same
+    videos = find_videos(tmp_path / "a.mp4", "a ball", **cut)
+    frames = find_frames([whole.read().permute(0, 2, 3, 1)], "a ball", **cut)
+    assert all(map(torch.equal, (source.read() for source in frames), (source.read() for source in videos)))
     with pytest.raises(DatasetError, match=r"images 1: 16 frames .* need 16 frames, it has 3"):
         find_frames([torch.zeros(3, 8, 8, 3)])
     transparent = find_frames([torch.tensor([1.0, 1.0, 0.5, 0.5]).expand(4, 32, 32, 4)], **SIZE)[0].read()
