@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from ..motion.module import TemporalTransformer
 from ..motion.norms import frames_seen_by, over_clips
@@ -27,6 +27,7 @@ from .config import ConfigError
 from .dataset import Encoder
 
 POOLED_WIDTH = 1280  # of SDXL's pooled text
+WORTH_KEEPING = 1000  # multiplications for each number of a result
 UNUSED = "clip_l.transformer.text_projection.weight"  # SD1.5 and SDXL have none; the host's is memory as it was found
 
 
@@ -135,32 +136,57 @@ def spatial_layers(model: ModelPatcher) -> dict[str, torch.nn.Module]:
     return {path: layers[name] for path, name in paths.items() if name in layers}
 
 
-def recompute_activations(*networks: torch.nn.Module) -> None:
+def recompute_activations(*networks: torch.nn.Module, keep_costly: bool = False) -> None:
     """Gradient checkpointing (arXiv:1604.06174) for each layer of UNets and each motion module, for as long as they live.
 
-    For those of a trainable_copy() and a motion model of one's own only: their layers' forward is replaced.
+    For those of a trainable_copy() and a motion model of one's own only: their layers' forward is replaced. keep_costly: results
+    that take at least WORTH_KEEPING multiplications a number stay (selective, arXiv:2205.05198, section 5): convolutions, attention
+    over a picture, wide matrices. What is cheap or large for its work, such as norms and what a GEGLU gates, is made again.
     """
     kinds = (ResBlock, SpatialTransformer, TemporalTransformer)
     for layer in [layer for network in networks for layer in network.modules()]:
         if isinstance(layer, kinds):
-            layer.forward = _recomputed(layer, layer.forward)
+            layer.forward = _recomputed(layer, layer.forward, keep_costly)
 
 
-def _recomputed(layer: torch.nn.Module, forward: Any) -> Any:
+def _recomputed(layer: torch.nn.Module, forward: Any, keep_costly: bool) -> Any:
     norms = [module for module in layer.modules() if isinstance(module, torch.nn.GroupNorm)]
 
     def run(*arguments: Any, **options: Any) -> Any:
         # v1 has norms that see whole clips while the UNet runs; they must again when it is run again, in the backward pass
         frames = {norm: seen for norm in norms if (seen := frames_seen_by(norm))}
         again = over_clips(list(frames), max(frames.values(), default=1))
+
+        def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+            if not keep_costly:
+                return nullcontext(), again
+            keeping, taking = create_selective_checkpoint_contexts(_kept_or_made_again)
+            return keeping, _both(again, taking)
+
         # the host writes into transformer_options as it goes; the second time must see what the first saw
         arguments = tuple(dict(value) if isinstance(value, dict) else value for value in arguments)
         options = {key: dict(value) if isinstance(value, dict) else value for key, value in options.items()}
-        return checkpoint(
-            forward, *arguments, use_reentrant=False, context_fn=lambda: (nullcontext(), again), **options
-        )
+        return checkpoint(forward, *arguments, use_reentrant=False, context_fn=contexts, **options)
 
     return run
+
+
+def _kept_or_made_again(_: Any, operation: Any, *arguments: Any, **__: Any) -> CheckpointPolicy:
+    """For one operation of a layer, given as PyTorch's dispatcher sees it."""
+    aten, work = torch.ops.aten, 0
+    if operation is aten.convolution.default:
+        work = arguments[1][0].numel()
+    elif operation in (aten.mm.default, aten.addmm.default):
+        work = arguments[-2].shape[1]
+    elif "scaled_dot_product" in str(operation):  # a name for each kernel
+        work = 2 * arguments[1].shape[-2]
+    return CheckpointPolicy.MUST_SAVE if work >= WORTH_KEEPING else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+@contextmanager
+def _both(first: AbstractContextManager[Any], second: AbstractContextManager[Any]) -> Iterator[None]:
+    with first, second:
+        yield
 
 
 def precision(model: ModelPatcher, chosen: str) -> str:

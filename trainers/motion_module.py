@@ -84,7 +84,7 @@ class MotionModuleTraining:
         self.model = apply_motion_model(base, self.handle, beta_schedule="sqrt_linear (AnimateDiff)")
         host.load(self.model)
         if config.gradient_checkpointing:
-            host.recompute_activations(base.model.diffusion_model, self.handle.patcher.model)
+            host.recompute_activations(base.model.diffusion_model, self.handle.patcher.model, keep_costly=True)
         if config.sharded:
             check_shardable(config.optimizer)
             shard(block for block in self.handle.patcher.model.modules() if isinstance(block, TemporalTransformer))

@@ -1,19 +1,22 @@
 """`make bench-motion-module`: one step of stage 2, the whole motion module, two ways in one run, on seeded weights.
 
-ours        the frozen UNet in half precision and without gradients; activations are recomputed
-original    as AnimateDiff's own recipe: the UNet in float32, gradients of all of its weights kept, activations kept
+ours        the frozen UNet in half precision and without gradients; of the activations, those that take little work are recomputed;
+            on a CPU, attention over few frames by the host's plain way
+original    as AnimateDiff's own recipe: the UNet in float32, gradients of all of its weights kept, activations kept; attention that
+            saves memory everywhere (xformers there, PyTorch's here)
 
 Both compute in bfloat16 autocast and train the motion module in float32 with AdamW, one way after the other. On a GPU it is
 SD1.5 with a v2 motion model; on a CPU, whose memory does not hold the original's way, a UNet of its width and text with one
 block a level, at latents large enough that activations decide, as they do at 512x512. Quoted are medians, in brackets the best round.
-Memory: weights and the optimizer's state, and the most that a step takes beyond. Asked for are at most 0.8 of the time and 0.35 of the
-memory; recomputing activations trades the one for the other.
+Operations: multiplications and additions of convolutions and matrices. Memory: weights and the optimizer's state, and the most that a
+step takes beyond. Asked for are at most 0.8 of the time and 0.35 of the memory; recomputing activations trades the one for the other.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +37,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10 if device == "cuda" else 2)
     arguments = parser.parse_args()
     boot(["--use-pytorch-cross-attention"] + ([] if device == "cuda" else ["--cpu"]))
-    table = measure(device, arguments.sizes, arguments.rounds, one_step).replace("peers", "original")
+    from diffdirector.motion import module
+
+    table = measure(device, arguments.sizes, arguments.rounds, partial(one_step, module.SHORT)).replace(
+        "peers", "original"
+    )
     print(table)
     about = f"{machine(device).rsplit(', ', 1)[0]}, {FRAMES} frames, {arguments.rounds} rounds; `make bench-motion-module` makes this page."
     PAGE.write_text(f"# What a step of a motion module's training takes\n\n{__doc__}\n{about}\n\n{table}")
 
 
-def one_step(size: int, dtype: Any, peers: bool) -> tuple[Step, Callable[[], int]]:
-    """A step by its number, and what says how many bytes stay between steps. peers: the original's way."""
+def one_step(short: int, size: int, dtype: Any, peers: bool) -> tuple[Step, Callable[[], int]]:
+    """A step by its number, and what says how many bytes stay between steps. short: see motion/module.py. peers: the original's way."""
     import torch
     from torch import autocast
 
+    from diffdirector.motion import module
     from diffdirector.motion.formats import Version
     from diffdirector.motion.module import motion_model_from_state
     from diffdirector.tests.host.checkpoints import tiny_motion_config
@@ -63,6 +71,7 @@ def one_step(size: int, dtype: Any, peers: bool) -> tuple[Step, Callable[[], int
     motion = motion_model_from_state(motion_state(motion_config(Version.V2) if whole else tiny_motion_config()), "v2")
     config = MotionModuleConfig("bench", precision="bfloat16", gradient_checkpointing=not peers)
     training = MotionModuleTraining(model, clips, config, motion)
+    module.SHORT = 0 if peers else short
     if peers:
         training.model.model.diffusion_model.requires_grad_()
     optimizer = torch.optim.AdamW(training.parameters.values())

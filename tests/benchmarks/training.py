@@ -5,17 +5,20 @@ peers   as the packs that train it today do: frozen weights in float32, both for
         each LoRA computed in both
 
 Both compute in bfloat16 autocast, recompute activations, train LoRAs of rank 64 with AdamW and take both paths. One
-way after the other, for both do not fit into 24 GB; quoted are medians, in brackets the best round. Memory: weights
-and the optimizer's state, and the most that a step takes beyond.
+way after the other, for both do not fit into 24 GB; quoted are medians, in brackets the best round. Operations: multiplications
+and additions of convolutions and matrices. Memory: weights and the optimizer's state, and the most that a step takes beyond.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +28,9 @@ from .bench import PeakMemory, machine
 
 FRAMES = 16
 PAGE = Path(__file__).with_name("TRAINING.md")
+M_MMAP_THRESHOLD = -3  # malloc.h
 Step = Callable[[int], None]
-HEADER = "| latents | ours | peers | time, ours / peers | memory: ours | peers | memory, ours / peers |"
+HEADER = "| latents | ours | peers | time, ours / peers | operations, ours / peers | memory: ours | peers | memory, ours / peers |"
 
 
 def main() -> None:
@@ -54,36 +58,68 @@ def measure(
     from diffdirector.trainers import host
 
     half = torch.float16 if device == "cuda" else torch.bfloat16
-    rows = [HEADER, "|---" * 7 + "|"]
+    rows = [HEADER, "|---" * 8 + "|"]
     for size in sizes:
         seconds: dict[str, list[float]] = {}
+        operations: dict[str, int] = {}
         memory: dict[str, float] = {}
         for name, dtype in (("ours", half), ("peers", torch.float32)):
             with host.training():
                 step, kept = make(size, dtype, name == "peers")
-            seconds[name], memory[name] = [], 0.0
-            for number in range(rounds + 1):
+                step(0)  # warms up
+                seconds[name] = [timed(step, number, device) for number in range(1, rounds + 1)]
+                operations[name] = counted(step, rounds)
                 before = kept()
-                with host.training(), PeakMemory(device) as peak:
-                    started = time.perf_counter()
-                    step(number)
+                with freed_blocks_returned(), PeakMemory(device) as peak:
+                    step(rounds)
                     peak.synchronize()
-                    elapsed = time.perf_counter() - started
-                memory[name] = max(memory[name], before + peak.bytes)
-                if number:  # the first warms up
-                    seconds[name].append(elapsed)
-            print(name, seconds[name], f"{memory[name] / 2**30:.2f} GiB", flush=True)
+            memory[name] = before + peak.bytes
+            print(name, seconds[name], f"{operations[name]:.3g}", f"{memory[name] / 2**30:.2f} GiB", flush=True)
             del step
             gc.collect()
-        rows.append(row(size, seconds, memory))
+        rows.append(row(size, seconds, operations, memory))
     return "\n".join(rows) + "\n"
 
 
-def row(size: int, seconds: dict[str, list[float]], memory: dict[str, float]) -> str:
+def timed(step: Step, number: int, device: str) -> float:
+    """Seconds."""
+    import torch
+
+    started = time.perf_counter()
+    step(number)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def counted(step: Step, number: int) -> int:
+    """Multiplications and additions of a step's convolutions and matrices; kernels of attention are not counted alike everywhere."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    aten = torch.ops.aten
+    with FlopCounterMode(display=False) as counter:
+        step(number)
+    counts = counter.get_flop_counts()["Global"]
+    return sum(counts.get(kind, 0) for kind in (aten.mm, aten.addmm, aten.convolution, aten.convolution_backward))
+
+
+@contextmanager
+def freed_blocks_returned() -> Iterator[None]:
+    """Of a CPU's memory: else what malloc keeps for the next allocation counts as taken, half of it in places."""
+    mallopt = ctypes.CDLL(None).mallopt if sys.platform == "linux" else lambda *_: None
+    mallopt(M_MMAP_THRESHOLD, 2**17)
+    try:
+        yield
+    finally:
+        mallopt(M_MMAP_THRESHOLD, 2**31 - 1)  # as the Makefile has it
+
+
+def row(size: int, seconds: dict[str, list[float]], operations: dict[str, int], memory: dict[str, float]) -> str:
     times = " | ".join(f"{statistics.median(of):.2f} s ({min(of):.2f})" for of in seconds.values())
     ratios = (pick(seconds["ours"]) / pick(seconds["peers"]) for pick in (statistics.median, min))
     ours, peers = (memory[name] / 2**30 for name in ("ours", "peers"))
-    against = "{:.2f} ({:.2f})".format(*ratios)
+    against = "{:.2f} ({:.2f})".format(*ratios) + f" | {operations['ours'] / operations['peers']:.2f}"
     return f"| {size}x{size} | {times} | {against} | {ours:.2f} GiB | {peers:.2f} GiB | {ours / peers:.2f} |"
 
 

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch.utils.flop_counter import FlopCounterMode
 
 from diffdirector.motion.formats import Version, sinusoidal_encoding
 from diffdirector.motion.module import load_motion_model, motion_model_from_state
@@ -73,20 +75,24 @@ def test_twenty_steps_lower_a_fixed_validation_loss(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_recomputing_activations_changes_no_gradient() -> None:
+def test_recomputing_activations_changes_no_gradient_and_repeats_nothing_costly() -> None:
     start = motion_model_from_state(motion_state(tiny_motion_config()), "tiny")
 
-    def gradients(recomputed: bool) -> dict[str, torch.Tensor]:
-        with host.training():
+    def gradients(recomputed: bool) -> tuple[dict[str, torch.Tensor], dict[Any, int]]:
+        with host.training(), FlopCounterMode(display=False) as work:
             training = MotionModuleTraining(
                 small_model(), drifting_clips(), config(gradient_checkpointing=recomputed), start
             )
             training.loss(training.clips, step_generator(0, 0)).backward()
-        return {name: value.grad for name, value in training.parameters.items() if value.grad is not None}
+        found = {name: value.grad for name, value in training.parameters.items() if value.grad is not None}
+        return found, work.get_flop_counts()["Global"]
 
-    kept, recomputed = gradients(False), gradients(True)
+    (kept, once), (recomputed, work) = gradients(False), gradients(True)
     assert len(kept) == len(recomputed) > 50
     assert all(relative_error(recomputed[name], kept[name]) < 1e-5 for name in kept)
+    convolution, matrix = torch.ops.aten.convolution, torch.ops.aten.addmm
+    assert once[convolution] <= work[convolution] < 1.05 * once[convolution]  # all but those of one position
+    assert work[matrix] > once[matrix]  # those of GEGLUs, large for their work, were not
 
 
 @pytest.mark.slow
