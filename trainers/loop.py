@@ -85,6 +85,7 @@ class Trainer:
             {"step": self.step, **self.about},
             f"Have all of them read the same videos and {state_path.name}, from a folder that their machines share.",
         )
+        self._backward = processes.averaging(self.parameters.values())
 
     def run(
         self,
@@ -195,10 +196,9 @@ class Trainer:
                 if named_loss is None:
                     break
                 name, loss = named_loss[0], named_loss[1] / config.accumulate
-                loss.backward()
+                self._backward(loss)
                 losses[name] = losses.get(name, 0.0) + float(loss.detach())
         losses = processes.average_losses(losses)
-        processes.average_gradients(list(self.parameters.values()))
         norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.max_grad_norm))
         if not norm.isfinite():
             self._forget_gradients()

@@ -1,8 +1,8 @@
 """Several processes that train together, as torchrun and accelerate launch start them. No host import.
 
 Each draws the whole batch of a step from the step's generator and computes a block of it, as large as every other's; then
-gradients and losses are averaged. So many processes learn what one with the same batch_size learns. The transport is
-PyTorch's own: gloo between CPUs, NCCL between GPUs. A process by itself is one of one, and nothing here costs it anything.
+gradients and losses are averaged. So many processes learn what one with the same batch_size learns. The engine is PyTorch's
+own, DDP, over gloo between CPUs and NCCL between GPUs. A process by itself is one of one, and nothing here costs it anything.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from .config import ConfigError
 
 LONGEST_WAIT = timedelta(hours=2)  # for another process that still encodes its share of the videos, or makes a preview
-BUCKET = 1 << 24  # gradients that travel together: enough to fill the wire, little beside a model
 
 Rows = TypeVar("Rows", Tensor, list)
 
@@ -113,18 +113,43 @@ def share(batch: Rows) -> Rows:
     return batch[rank() * rows : (rank() + 1) * rows]
 
 
-def average_gradients(parameters: Sequence[Tensor]) -> None:
-    """Of all processes, in place. Those of sharded parameters already are averages."""
+def averaging(parameters: Iterable[Tensor]) -> Callable[[Tensor], None]:
+    """What runs a loss's backward pass so that every gradient is the average of all processes': by PyTorch's DDP (arXiv:2006.15704),
+    which sends those that are ready while others are still computed. Those of sharded parameters are averages already."""
     if count() == 1:
-        return
-    bucket: list[Tensor] = []
-    for parameter in parameters:
-        if parameter.grad is not None and not hasattr(parameter, "full_tensor"):
-            bucket.append(parameter.grad)
-        if sum(grad.numel() for grad in bucket) >= BUCKET:
-            _average(bucket)
-            bucket = []
-    _average(bucket)
+        return Tensor.backward
+    own = [parameter for parameter in parameters if not hasattr(parameter, "full_tensor")]
+    # a path of MotionDirector's trains some of the parameters, the other the others
+    engine = (
+        DistributedDataParallel(_Handed(own), find_unused_parameters=True, gradient_as_bucket_view=True)
+        if own
+        else nn.Identity()
+    )
+
+    def backward(loss: Tensor) -> None:
+        try:
+            engine(loss).backward()
+        except RuntimeError as error:
+            if isinstance(error, dist.DistError) or "gloo" in str(error):
+                raise ProcessLost from error
+            raise
+
+    return backward
+
+
+class _Handed(nn.Module):
+    """A loss handed on: DDP looks for what it was computed from."""
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        super().__init__()
+        for number, parameter in enumerate(parameters):
+            assert isinstance(parameter, nn.Parameter)
+            self.register_parameter(str(number), parameter)
+        # so that there is one: DDP warns in every process where there is none
+        self.unused = nn.Parameter(torch.zeros(1, device=parameters[0].device))
+
+    def forward(self, loss: Tensor) -> Tensor:
+        return loss
 
 
 def average_losses(losses: Mapping[str, float]) -> dict[str, float]:
@@ -194,14 +219,3 @@ def _others() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise ProcessLost from error
-
-
-def _average(gradients: Sequence[Tensor]) -> None:
-    if not gradients:
-        return
-    together = torch.cat([gradient.flatten() for gradient in gradients])
-    with _others():
-        dist.all_reduce(together)
-    together /= count()
-    for gradient, mean in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))

@@ -134,7 +134,7 @@ def mistaken(folder: Path) -> None:
 
 def director(folder: Path) -> None:
     config, files = (
-        MotionDirectorConfig("director", **BATCH, rank=4),
+        MotionDirectorConfig("director", **BATCH, rank=4, accumulate=2, spatial_probability=0.5),
         MotionDirectorFiles.in_folders("director", folder, folder),
     )
     train_motion_director(MODEL, MOTION, clips(), config, files)
