@@ -24,7 +24,7 @@ demo-sparse: ## do clips begin and end at the pictures that a SparseCtrl is show
 proof: ## does MotionDirector learn a clip's motion, and only that? Writes tests/demo/MOTIONDIRECTOR.md
 	@$(PROVISION); $(REUSE_MEMORY) "$$host" tests/host/as_package.py tests.demo.proof
 
-proof-stages: ## does a domain adapter take up a watermark, and a MotionLoRA made from stills zoom? Writes tests/demo/STAGES.md
+proof-stages: ## does a domain adapter take up a watermark, a MotionLoRA made from stills zoom, a module of two processes move? Writes tests/demo/STAGES.md
 	@$(PROVISION); $(REUSE_MEMORY) "$$host" tests/host/as_package.py tests.demo.stages
 
 test: lint ## everything, on the real host (server, executor, Chromium)

@@ -41,8 +41,8 @@ ADAPTER = DomainAdapterConfig(
     caption_dropout=0.15, precision="bfloat16", gradient_checkpointing=False, save_every=100,
 )  # fmt: skip
 MODULE = MotionModuleConfig(
-    "module", steps=160, batch_size=1, learning_rate=3e-4, lr_schedule="cosine", truncated_snr_cap=20.0, timestep_bias=0.5,
-    caption_dropout=0.15, precision="bfloat16", save_every=100,
+    "module", steps=200, batch_size=4, learning_rate=1e-3, lr_schedule="cosine", truncated_snr_cap=20.0, timestep_bias=0.5,
+    caption_dropout=0.15, precision="bfloat16", gradient_checkpointing=False, save_every=100,
 )  # fmt: skip
 
 STILLS, STILL_SIZE = 32, 128
