@@ -125,8 +125,9 @@ def test_each_process_encodes_its_share_of_the_shards(trained: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_line_trains_under_torchrun(base: Path, tmp_path: Path) -> None:
-    """On shards that two processes share, which must agree on what is in the cache, with sharded weights."""
+def test_the_command_line_trains_under_accelerate(base: Path, tmp_path: Path) -> None:
+    """On shards that two processes share, which must agree on what is in the cache, with sharded weights. (accelerate calls torchrun;
+    ranks.py does without it.)"""
     source = write_shards(tmp_path / "shards", 3)
     text = (
         shipped("motion_module", base)
@@ -135,7 +136,8 @@ def test_the_command_line_trains_under_torchrun(base: Path, tmp_path: Path) -> N
         .replace('prompt = "a panda in a forest"', 'prompt = ""')
     )
     (tmp_path / "recipe.toml").write_text(text.replace("batch_size = 1", "batch_size = 2"))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(ROOT / "train.py")]
+    launch = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    command = [sys.executable, "-m", *launch.split(), str(ROOT / "train.py")]
     environment = os.environ | {"COMFYUI_PATH": str(provision().comfyui)}
     done = subprocess.run(
         [*command, "--config", "recipe.toml", "--cpu"], cwd=tmp_path, env=environment, capture_output=True, text=True
