@@ -85,7 +85,7 @@ class Trainer:
             {"step": self.step, **self.about},
             f"Have all of them read the same videos and {state_path.name}, from a folder that their machines share.",
         )
-        self._backward = processes.averaging(self.parameters.values())
+        self._averaging = processes.Averaging(self.parameters.values())
 
     def run(
         self,
@@ -188,7 +188,7 @@ class Trainer:
         config, rate = self.config, self.learning_rate(self.step)
         generator = step_generator(config.seed, self.step)
         losses: dict[str, float] = {}
-        for _ in range(config.accumulate):
+        for last in (batch == config.accumulate - 1 for batch in range(config.accumulate)):
             paths = self.step_losses(generator)
             while True:
                 with self._autocast():
@@ -196,7 +196,7 @@ class Trainer:
                 if named_loss is None:
                     break
                 name, loss = named_loss[0], named_loss[1] / config.accumulate
-                self._backward(loss)
+                self._averaging.backward(loss, last)
                 losses[name] = losses.get(name, 0.0) + float(loss.detach())
         losses = processes.average_losses(losses)
         norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.max_grad_norm))

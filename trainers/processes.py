@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.nn.parallel import DistributedDataParallel
 
 from .config import ConfigError
@@ -113,28 +114,46 @@ def share(batch: Rows) -> Rows:
     return batch[rank() * rows : (rank() + 1) * rows]
 
 
-def averaging(parameters: Iterable[Tensor]) -> Callable[[Tensor], None]:
-    """What runs a loss's backward pass so that every gradient is the average of all processes': by PyTorch's DDP (arXiv:2006.15704),
-    which sends those that are ready while others are still computed. Those of sharded parameters are averages already."""
-    if count() == 1:
-        return Tensor.backward
-    own = [parameter for parameter in parameters if not hasattr(parameter, "full_tensor")]
-    # a path of MotionDirector's trains some of the parameters, the other the others
-    engine = (
-        DistributedDataParallel(_Handed(own), find_unused_parameters=True, gradient_as_bucket_view=True)
-        if own
-        else nn.Identity()
-    )
+class Averaging:
+    """Runs backward passes so that every gradient is the average of all processes': by PyTorch's DDP (arXiv:2006.15704), which
+    sends those that are ready while others are still computed. Those of sharded parameters are averages already."""
 
-    def backward(loss: Tensor) -> None:
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        self._own = [parameter for parameter in parameters if not hasattr(parameter, "full_tensor")]
+        self._engine: DistributedDataParallel | None = None
+        if count() > 1 and self._own:
+            with _others():
+                self._hook()
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """last: of the batches that make a step; until then gradients only add up."""
+        if count() == 1:
+            loss.backward()
+            return
         try:
-            engine(loss).backward()
+            if self._engine is None:
+                loss.backward()
+                return
+            if self._moved():
+                self._hook(init_sync=False)
+            with nullcontext() if last else self._engine.no_sync():
+                self._engine(loss).backward()
         except RuntimeError as error:
             if isinstance(error, dist.DistError) or "gloo" in str(error):
                 raise ProcessLost from error
             raise
 
-    return backward
+    def _hook(self, init_sync: bool = True) -> None:
+        # a path of MotionDirector's trains some of the parameters, the other the others
+        self._engine = DistributedDataParallel(
+            _Handed(self._own), find_unused_parameters=True, gradient_as_bucket_view=True, init_sync=init_sync
+        )
+        self._hooked = [get_gradient_edge(parameter).node for parameter in self._own]
+
+    def _moved(self) -> bool:
+        """Whether the host has had weights on another device since, as it may for a preview: they come back without DDP's hooks."""
+        pairs = zip(self._own, self._hooked, strict=True)
+        return any(one.requires_grad and get_gradient_edge(one).node is not node for one, node in pairs)
 
 
 class _Handed(nn.Module):

@@ -25,14 +25,14 @@ from diffdirector.tests.host.checkpoints import tiny_motion_config
 from diffdirector.tests.host.evaluate import randn
 from diffdirector.tests.host.weights import TINY, load_unet, motion_state, unet_config, unet_state
 from diffdirector.tests.trainers.test_shards import encode, write_shards
-from diffdirector.trainers import cli, processes
+from diffdirector.trainers import cli, host, processes
 from diffdirector.trainers.config import DomainAdapterConfig, MotionDirectorConfig, MotionModuleConfig, SparseCtrlConfig
 from diffdirector.trainers.dataset import LatentClips
 from diffdirector.trainers.domain_adapter import train_domain_adapter
 from diffdirector.trainers.loop import StepReport
 from diffdirector.trainers.lora_training import LoraFiles
 from diffdirector.trainers.motion_director import MotionDirectorFiles, train_motion_director
-from diffdirector.trainers.motion_module import train_motion_module
+from diffdirector.trainers.motion_module import MotionModuleTraining, train_motion_module
 from diffdirector.trainers.sparse_ctrl import train_sparse_ctrl
 
 BATCH: dict[str, Any] = {
@@ -52,6 +52,7 @@ def main() -> None:
     launch(2, sharded, folder / "sharded")
     launch(2, killed, folder / "killed")
     launch(2, killed, folder / "restarted", restarts=1)
+    launch(2, moved, folder / "moved")
     launch(2, mistaken, folder / "mistaken")
     launch(2, encoding, folder / "encoding")
 
@@ -85,10 +86,13 @@ def every_recipe(folder: Path) -> None:
 
 
 def module(folder: Path, on_step: Callable = lambda report: None, **changes: Any) -> None:
+    train_motion_module(MODEL, clips(), module_config(**changes), folder, start_from=MOTION, on_step=on_step)
+
+
+def module_config(**changes: Any) -> MotionModuleConfig:
     settings = {"image_fraction": 0.3, "ema_decay": 0.9, "held_out": 1, "validate_every": 4}
     settings |= {"steps": 4, "save_every": 2, "trainable": ("to_q", "to_v", "proj_out")}
-    config = MotionModuleConfig("module", **BATCH | settings | changes)
-    train_motion_module(MODEL, clips(), config, folder, start_from=MOTION, on_step=on_step)
+    return MotionModuleConfig("module", **BATCH | settings | changes)
 
 
 def killed(folder: Path) -> None:
@@ -99,7 +103,26 @@ def killed(folder: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     with processes.joined():
-        module(folder, kill)
+        try:
+            module(folder, kill)
+        except processes.ProcessLost:
+            (folder / "lost.txt").write_text(str(processes.rank()))
+            raise
+
+
+def moved(folder: Path) -> None:
+    """As the host does for a preview, which the first process makes: weights leave their place and come back to it."""
+
+    def move(report: StepReport) -> None:
+        if report.step == 2 and processes.is_first():
+            for parameter in parameters:
+                for dtype in (torch.float64, torch.float32):
+                    parameter.data = parameter.data.to(dtype)
+
+    with processes.joined(), host.training():
+        training = MotionModuleTraining(MODEL, clips(), module_config(), MOTION)
+        parameters = list(training.parameters.values())
+        training.run(folder if processes.is_first() else folder / "others", True, move)
 
 
 def only_the_module(folder: Path) -> None:

@@ -59,11 +59,19 @@ def test_processes_learn_what_one_with_the_same_batch_learns(trained: Path, reci
 def test_a_killed_process_ends_the_job_and_the_next_goes_on_to_the_same_bits(trained: Path) -> None:
     ended = {name: (trained / name / "outcome.txt").read_text() for name in ("2", "killed", "restarted")}
     assert ended == {"2": "done", "killed": "[(1, -9)]", "restarted": "done"}
+    assert (trained / "killed" / "lost.txt").read_text() == "0"  # the other process said it, and kept what was learnt
     whole, kept, restarted = (load_state(trained / name / "module.training") for name in ended)
     assert 2 <= kept["step"] < restarted["step"] == whole["step"] == 4
     for part in ("parameters", "averaged"):
         assert all(torch.equal(restarted[part][name], value) for name, value in whole[part].items())
     assert restarted["losses"] == whole["losses"]
+
+
+@pytest.mark.slow
+def test_weights_that_the_host_has_moved_in_one_process_are_averaged_as_before(trained: Path) -> None:
+    stayed, moved = (load_state(trained / name / "module.training") for name in ("2", "moved"))
+    assert (trained / "moved" / "outcome.txt").read_text() == "done"
+    assert all(torch.equal(moved["parameters"][name], value) for name, value in stayed["parameters"].items())
 
 
 @pytest.mark.slow
