@@ -1,6 +1,6 @@
 """Train without the graph: python train.py --config recipe.toml [options of ComfyUI's own, such as --cpu or --lowvram].
 
-On several GPUs: torchrun --nproc-per-node <GPUs> train.py --config recipe.toml, or accelerate launch in its place.
+On several GPUs: torchrun --nproc-per-node <GPUs> train.py --config recipe.toml, or accelerate launch --multi_gpu in its place.
 Needs the Python that ComfyUI runs in. ComfyUI is the one whose custom_nodes/ this folder lies in, or $COMFYUI_PATH.
 """
 

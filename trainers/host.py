@@ -141,7 +141,7 @@ def recompute_activations(*networks: torch.nn.Module, keep_costly: bool = False)
 
     For those of a trainable_copy() and a motion model of one's own only: their layers' forward is replaced. keep_costly: results
     that take at least WORTH_KEEPING multiplications a number stay (selective, arXiv:2205.05198, section 5): convolutions, attention
-    over a picture, wide matrices. What is cheap or large for its work, such as norms and what a GEGLU gates, is made again.
+    over a picture, wide matrices. The rest, such as norms, is made again. PyTorch's bookkeeping for it takes 30 microseconds an operation.
     """
     kinds = (ResBlock, SpatialTransformer, TemporalTransformer)
     for layer in [layer for network in networks for layer in network.modules()]:

@@ -84,7 +84,10 @@ class MotionModuleTraining:
         self.model = apply_motion_model(base, self.handle, beta_schedule="sqrt_linear (AnimateDiff)")
         host.load(self.model)
         if config.gradient_checkpointing:
-            host.recompute_activations(base.model.diffusion_model, self.handle.patcher.model, keep_costly=True)
+            cpu = (
+                self.model.load_device.type == "cpu"
+            )  # a GPU may wait for the bookkeeping longer than it would compute
+            host.recompute_activations(base.model.diffusion_model, self.handle.patcher.model, keep_costly=cpu)
         if config.sharded:
             check_shardable(config.optimizer)
             shard(block for block in self.handle.patcher.model.modules() if isinstance(block, TemporalTransformer))

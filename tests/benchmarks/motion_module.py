@@ -1,9 +1,9 @@
 """`make bench-motion-module`: one step of stage 2, the whole motion module, two ways in one run, on seeded weights.
 
-ours        the frozen UNet in half precision and without gradients; of the activations, those that take little work are recomputed;
-            on a CPU, attention over few frames by the host's plain way
+ours        the frozen UNet in half precision and without gradients; activations are recomputed, on a CPU those that take little work;
+            there, too, attention over few frames is the host's plain one
 original    as AnimateDiff's own recipe: the UNet in float32, gradients of all of its weights kept, activations kept; attention that
-            saves memory everywhere (xformers there, PyTorch's here)
+            saves memory everywhere, which the recipe asks of xformers and PyTorch gives here
 
 Both compute in bfloat16 autocast and train the motion module in float32 with AdamW, one way after the other. On a GPU it is
 SD1.5 with a v2 motion model; on a CPU, whose memory does not hold the original's way, a UNet of its width and text with one
@@ -39,16 +39,19 @@ def main() -> None:
     boot(["--use-pytorch-cross-attention"] + ([] if device == "cuda" else ["--cpu"]))
     from diffdirector.motion import module
 
-    table = measure(device, arguments.sizes, arguments.rounds, partial(one_step, module.SHORT)).replace(
+    everywhere = measure(device, arguments.sizes, arguments.rounds, partial(one_step, module.SHORT, 0))
+    plain = measure(device, arguments.sizes[:1], arguments.rounds, partial(one_step, module.SHORT, module.SHORT))
+    tables = f"{everywhere}\nWith plain attention over time in the original's way, too:\n\n{plain}".replace(
         "peers", "original"
     )
-    print(table)
+    print(tables)
     about = f"{machine(device).rsplit(', ', 1)[0]}, {FRAMES} frames, {arguments.rounds} rounds; `make bench-motion-module` makes this page."
-    PAGE.write_text(f"# What a step of a motion module's training takes\n\n{__doc__}\n{about}\n\n{table}")
+    PAGE.write_text(f"# What a step of a motion module's training takes\n\n{__doc__}\n{about}\n\n{tables}")
 
 
-def one_step(short: int, size: int, dtype: Any, peers: bool) -> tuple[Step, Callable[[], int]]:
-    """A step by its number, and what says how many bytes stay between steps. short: see motion/module.py. peers: the original's way."""
+def one_step(short: int, short_there: int, size: int, dtype: Any, peers: bool) -> tuple[Step, Callable[[], int]]:
+    """A step by its number, and what says how many bytes stay between steps. peers: the original's way. short, short_there: up to how
+    many frames attention over time is plain, in ours and in the original's."""
     import torch
     from torch import autocast
 
@@ -71,7 +74,7 @@ def one_step(short: int, size: int, dtype: Any, peers: bool) -> tuple[Step, Call
     motion = motion_model_from_state(motion_state(motion_config(Version.V2) if whole else tiny_motion_config()), "v2")
     config = MotionModuleConfig("bench", precision="bfloat16", gradient_checkpointing=not peers)
     training = MotionModuleTraining(model, clips, config, motion)
-    module.SHORT = 0 if peers else short
+    module.SHORT = short_there if peers else short
     if peers:
         training.model.model.diffusion_model.requires_grad_()
     optimizer = torch.optim.AdamW(training.parameters.values())

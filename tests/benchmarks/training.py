@@ -85,10 +85,11 @@ def timed(step: Step, number: int, device: str) -> float:
     """Seconds."""
     import torch
 
+    finish = torch.cuda.synchronize if device == "cuda" else lambda: None
+    finish()
     started = time.perf_counter()
     step(number)
-    if device == "cuda":
-        torch.cuda.synchronize()
+    finish()
     return time.perf_counter() - started
 
 

@@ -92,7 +92,8 @@ def test_recomputing_activations_changes_no_gradient_and_repeats_nothing_costly(
     assert all(relative_error(recomputed[name], kept[name]) < 1e-5 for name in kept)
     convolution, matrix = torch.ops.aten.convolution, torch.ops.aten.addmm
     assert once[convolution] <= work[convolution] < 1.05 * once[convolution]  # all but those of one position
-    assert work[matrix] > once[matrix]  # those of GEGLUs, large for their work, were not
+    matrices = [sum(found[kind] for kind in (matrix, torch.ops.aten.mm)) for found in (work, once)]
+    assert 1 < matrices[0] / matrices[1] < 1.31  # wide ones too
 
 
 @pytest.mark.slow
