@@ -122,11 +122,9 @@ def test_copies_have_the_values_and_links_and_undo_takes_them_away(page: Page, e
     fit(page)
     both = page.evaluate(CONTENT)
     assert sorted_content(both) == sorted_content(everything + everything)
-    page.keyboard.press("Control+z")
-    page.wait_for_function("count => app.graph.nodes.length === count", arg=len(everything))
+    press_for(page, "Control+z", f"app.graph.nodes.length === {len(everything)}")
     assert sorted_content(page.evaluate(CONTENT)) == sorted_content(everything)
-    page.keyboard.press("Control+y")
-    page.wait_for_function("count => app.graph.nodes.length === count", arg=2 * len(everything))
+    press_for(page, "Control+y", f"app.graph.nodes.length === {2 * len(everything)}")
     assert sorted_content(page.evaluate(CONTENT)) == sorted_content(both)
 
 
