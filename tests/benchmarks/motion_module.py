@@ -23,7 +23,7 @@ from typing import Any
 from diffdirector.tests.host.inprocess import boot
 
 from .bench import machine
-from .training import FRAMES, Step, measure, staying
+from .training import FRAMES, Step, measure, print_memory, staying
 
 PAGE = Path(__file__).with_name("MOTION_MODULE.md")
 
@@ -35,12 +35,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64] if device == "cuda" else [32, 48])
     parser.add_argument("--rounds", type=int, default=10 if device == "cuda" else 2)
+    parser.add_argument("--memory", nargs=2, metavar=("SIZE", "WAY"), help="prints only what a step of one way takes")
     arguments = parser.parse_args()
     boot(["--use-pytorch-cross-attention"] + ([] if device == "cuda" else ["--cpu"]))
     from diffdirector.motion import module
 
-    everywhere = measure(device, arguments.sizes, arguments.rounds, partial(one_step, module.SHORT, 0))
-    plain = measure(device, arguments.sizes[:1], arguments.rounds, partial(one_step, module.SHORT, module.SHORT))
+    against = [partial(one_step, module.SHORT, short_there) for short_there in (0, module.SHORT)]
+    if arguments.memory:
+        print_memory(device, against[0], *arguments.memory)
+        return
+    name = "tests.benchmarks.motion_module"
+    everywhere = measure(device, arguments.sizes, arguments.rounds, against[0], name)
+    plain = measure(device, arguments.sizes[:1], arguments.rounds, against[1], name)
     tables = f"{everywhere}\nWith plain attention over time in the original's way, too:\n\n{plain}".replace(
         "peers", "original"
     )

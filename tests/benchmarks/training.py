@@ -12,24 +12,25 @@ and additions of convolutions and matrices. Memory: weights and the optimizer's 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
+import os
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from diffdirector.tests.host.inprocess import boot
+from diffdirector.tests.host.provision import ROOT
 
 from .bench import PeakMemory, machine
 
 FRAMES = 16
 PAGE = Path(__file__).with_name("TRAINING.md")
-M_MMAP_THRESHOLD = -3  # malloc.h
 Step = Callable[[int], None]
+Make = Callable[[int, Any, bool], tuple[Step, Callable[[], int]]]
 HEADER = "| latents | ours | peers | time, ours / peers | operations, ours / peers | memory: ours | peers | memory, ours / peers |"
 
 
@@ -40,43 +41,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[48, 64] if device == "cuda" else [16])
     parser.add_argument("--rounds", type=int, default=10 if device == "cuda" else 3)
+    parser.add_argument("--memory", nargs=2, metavar=("SIZE", "WAY"), help="prints only what a step of one way takes")
     arguments = parser.parse_args()
     boot(["--use-pytorch-cross-attention"] + ([] if device == "cuda" else ["--cpu"]))
-    table = measure(device, arguments.sizes, arguments.rounds, one_step)
+    if arguments.memory:
+        print_memory(device, one_step, *arguments.memory)
+        return
+    table = measure(device, arguments.sizes, arguments.rounds, one_step, "tests.benchmarks.training")
     print(table)
     about = f"{machine(device).rsplit(', ', 1)[0]}, {FRAMES} frames, {arguments.rounds} rounds; `make bench-training` makes this page."
     PAGE.write_text(f"# What a training step takes\n\n{__doc__}\n{about}\n\n{table}")
 
 
-def measure(
-    device: str, sizes: list[int], rounds: int, make: Callable[[int, Any, bool], tuple[Step, Callable[[], int]]]
-) -> str:
+def measure(device: str, sizes: list[int], rounds: int, make: Make, module: str) -> str:
     """The table, as Markdown. make: from the latents' size, the frozen weights' type and whether it is the peers' way, a step by its
-    number, and the bytes that stay between steps."""
-    import torch
-
+    number, and the bytes that stay between steps. module: whose --memory says what a step takes."""
     from diffdirector.trainers import host
 
-    half = torch.float16 if device == "cuda" else torch.bfloat16
     rows = [HEADER, "|---" * 8 + "|"]
     for size in sizes:
         seconds: dict[str, list[float]] = {}
         operations: dict[str, int] = {}
         memory: dict[str, float] = {}
-        for name, dtype in (("ours", half), ("peers", torch.float32)):
+        for name, dtype in types(device).items():
             with host.training():
-                step, kept = make(size, dtype, name == "peers")
+                step, _ = make(size, dtype, name == "peers")
                 step(0)  # warms up
                 seconds[name] = [timed(step, number, device) for number in range(1, rounds + 1)]
                 operations[name] = counted(step, rounds)
-                before = kept()
-                with freed_blocks_returned(), PeakMemory(device) as peak:
-                    step(rounds)
-                    peak.synchronize()
-            memory[name] = before + peak.bytes
-            print(name, seconds[name], f"{operations[name]:.3g}", f"{memory[name] / 2**30:.2f} GiB", flush=True)
             del step
             gc.collect()
+            memory[name] = memory_in_a_process_of_its_own(module, size, name)
+            print(name, seconds[name], f"{operations[name]:.3g}", f"{memory[name] / 2**30:.2f} GiB", flush=True)
         rows.append(row(size, seconds, operations, memory))
     return "\n".join(rows) + "\n"
 
@@ -105,15 +101,34 @@ def counted(step: Step, number: int) -> int:
     return sum(counts.get(kind, 0) for kind in (aten.mm, aten.addmm, aten.convolution, aten.convolution_backward))
 
 
-@contextmanager
-def freed_blocks_returned() -> Iterator[None]:
-    """Of a CPU's memory: else what malloc keeps for the next allocation counts as taken, half of it in places."""
-    mallopt = ctypes.CDLL(None).mallopt if sys.platform == "linux" else lambda *_: None
-    mallopt(M_MMAP_THRESHOLD, 2**17)
-    try:
-        yield
-    finally:
-        mallopt(M_MMAP_THRESHOLD, 2**31 - 1)  # as the Makefile has it
+def types(device: str) -> dict[str, Any]:
+    """Of the frozen weights, by the way's name."""
+    import torch
+
+    return {"ours": torch.float16 if device == "cuda" else torch.bfloat16, "peers": torch.float32}
+
+
+def memory_in_a_process_of_its_own(module: str, size: int, name: str) -> int:
+    """Bytes, by this module's --memory; on a CPU with a malloc that gives freed blocks back at once: else what it keeps for the next
+    allocation counts as taken, half of it in places."""
+    command = [sys.executable, str(ROOT / "tests/host/as_package.py"), module, "--memory", str(size), name]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+    done = subprocess.run(command, env=environment | {"MALLOC_MMAP_THRESHOLD_": str(2**17)}, stdout=subprocess.PIPE, text=True, check=True)  # fmt: skip
+    return int(done.stdout.split()[-1])
+
+
+def print_memory(device: str, make: Make, size: str, name: str) -> None:
+    """What stays between steps, and the most that a step takes beyond."""
+    from diffdirector.trainers import host
+
+    with host.training():
+        step, kept = make(int(size), types(device)[name], name == "peers")
+        step(0)
+        before = kept()
+        with PeakMemory(device) as peak:
+            step(1)
+            peak.synchronize()
+    print(int(before + peak.bytes))
 
 
 def row(size: int, seconds: dict[str, list[float]], operations: dict[str, int], memory: dict[str, float]) -> str:
