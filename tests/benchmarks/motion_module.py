@@ -33,7 +33,7 @@ def main() -> None:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64] if device == "cuda" else [32, 48])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64] if device == "cuda" else [32])
     parser.add_argument("--rounds", type=int, default=10 if device == "cuda" else 2)
     parser.add_argument("--memory", nargs=2, metavar=("SIZE", "WAY"), help="prints only what a step of one way takes")
     arguments = parser.parse_args()
