@@ -84,9 +84,8 @@ class MotionModuleTraining:
         self.model = apply_motion_model(base, self.handle, beta_schedule="sqrt_linear (AnimateDiff)")
         host.load(self.model)
         if config.gradient_checkpointing:
-            cpu = (
-                self.model.load_device.type == "cpu"
-            )  # a GPU may wait for the bookkeeping longer than it would compute
+            # a GPU may wait for the bookkeeping longer than it would compute
+            cpu = self.model.load_device.type == "cpu"
             host.recompute_activations(base.model.diffusion_model, self.handle.patcher.model, keep_costly=cpu)
         if config.sharded:
             check_shardable(config.optimizer)

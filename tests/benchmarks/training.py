@@ -113,7 +113,8 @@ def memory_in_a_process_of_its_own(module: str, size: int, name: str) -> int:
     allocation counts as taken, half of it in places."""
     command = [sys.executable, str(ROOT / "tests/host/as_package.py"), module, "--memory", str(size), name]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
-    done = subprocess.run(command, env=environment | {"MALLOC_MMAP_THRESHOLD_": str(2**17)}, stdout=subprocess.PIPE, text=True, check=True)  # fmt: skip
+    environment["MALLOC_MMAP_THRESHOLD_"] = str(2**17)
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return int(done.stdout.split()[-1])
 
 

@@ -1,5 +1,6 @@
 """`make proof-stages`: does each training stage learn what it is for? On the demo's models: a domain adapter that takes up a watermark, so
-that a motion module trained over it does not; a MotionLoRA that zooms, made from stills. Clips are sampled through the host's own nodes."""
+that a motion module trained over it does not; a MotionLoRA that zooms, made from stills; a motion module of two processes.
+Clips are sampled through the host's own nodes."""
 
 from __future__ import annotations
 
