@@ -27,7 +27,8 @@ class FrontEnd:
 
     @contextmanager
     def empty_graph(self) -> Iterator[Page]:
-        """The page with an empty graph; nothing may have gone wrong on it by the end."""
+        """The page with an empty graph, before a server that keeps no results; nothing may have gone wrong on it by the end."""
+        self.page.evaluate("app.api.fetchApi('/free', {method: 'POST', body: JSON.stringify({free_memory: true})})")
         self.page.evaluate("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
         self.page.wait_for_function("app.graph.nodes.length === 0")
         yield self.page
