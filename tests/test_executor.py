@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from diffdirector.tests.demo.world import write_dataset
 from diffdirector.tests.host import loras
 from diffdirector.tests.host.checkpoints import CHECKPOINT, checkpoint_state, tiny_motion_config
-from diffdirector.tests.host.prompts import animation, node, stills
+from diffdirector.tests.host.prompts import SIZE, animation, node, stills
 from diffdirector.tests.host.weights import TINY, motion_state, unet_config, unet_state
 
 
@@ -47,8 +47,10 @@ def files(base: Path) -> dict[str, str]:
 def test_animation_differs_from_stills_and_leaves_them_as_they_were(executor, base) -> None:
     before = frames(executor, base, stills())
     animated = frames(executor, base, animation())
-    after = frames(executor, base, stills() | {"fresh": node("EmptyLatentImage", width=64, height=64, batch_size=1)})
-    assert before.shape == animated.shape == (8, 64, 64, 3)
+    after = frames(
+        executor, base, stills() | {"fresh": node("EmptyLatentImage", width=SIZE, height=SIZE, batch_size=1)}
+    )
+    assert before.shape == animated.shape == (8, SIZE, SIZE, 3)
     assert np.abs(animated.astype(int) - before).mean() > 5
     assert (before == after).all()
     assert len({frame.tobytes() for frame in animated}) == 8
@@ -251,7 +253,7 @@ def test_training_a_motion_module_from_videos(executor, base) -> None:
     cache = base / "user" / "diffdirector" / "latents"
     cached = set(cache.glob("*"))
     trained = frames(executor, base, prompt)
-    assert trained.shape == (8, 64, 64, 3)
+    assert trained.shape == (8, SIZE, SIZE, 3)
     assert (base / "models" / "animatediff_models" / "trained.safetensors").exists()
     assert len(set(cache.glob("*.safetensors")) - cached) == 3
     prompt["clips"]["inputs"]["source"] = "../models"

@@ -13,7 +13,7 @@ from PIL import Image, ImageSequence
 from torch import Tensor
 
 from diffdirector.tests.demo.world import Scene, read_video, render, write_video
-from diffdirector.tests.host.prompts import Prompt, animation, node
+from diffdirector.tests.host.prompts import SIZE, Prompt, animation, node
 from diffdirector.trainers.animation import FORMATS
 
 SCENE = Scene("circle", "red", "white", "right")
@@ -74,14 +74,14 @@ def encoded(prompt: Prompt, denoise: float = 0.6) -> Prompt:
 
 @pytest.mark.slow
 def test_video_to_video_in_windows(executor, base, footage) -> None:
-    prompt = encoded(animation() | {"footage": load(frames=20, width=64, height=64)})
+    prompt = encoded(animation() | {"footage": load(frames=20, width=SIZE, height=SIZE)})
     prompt["windows"] = node("DiffDirectorContextWindows", model=["apply", 0], context_length=8, overlap=2)
     prompt["sample"]["inputs"]["model"] = ["windows", 0]
     prompt["save"] = save("mp4", frame_rate=["footage", 2])
     shown = executor.run(prompt)["save"]
     assert shown["animated"] == [True]
     clip = read_video(saved(base, shown))
-    assert clip.shape == (20, 3, 64, 64)
+    assert clip.shape == (20, 3, SIZE, SIZE)
     assert clip.std() > 0.02
     assert len({frame.numpy().tobytes() for frame in clip}) == 20
 
@@ -182,7 +182,7 @@ def test_sound_goes_into_videos_only(executor, base, footage) -> None:
 @pytest.mark.slow
 def test_anchored_frames_are_the_pictures_that_were_given(executor, footage, images) -> None:
     """What the VAE makes of them alone, in their places; and the whole clip has changed with them."""
-    prompt = animation(frames=12)
+    prompt = animation(frames=12, size=64)
     prompt |= {
         "footage": load(frames=2, start=1.0),
         "anchors": node(
@@ -242,13 +242,17 @@ def test_a_grid_of_seeds_and_cfgs(executor, footage, images) -> None:
     del prompt["save"]
     prompt["sample"]["inputs"] |= {"seed": ["seeds", 1], "cfg": ["cfgs", 2]}
     executor.run(prompt)
-    clips, (grid,) = [clip for clip in images if clip.shape[1] == 64], [clip for clip in images if clip.shape[1] > 64]
+    clips, (grid,) = (
+        [clip for clip in images if clip.shape[1] == SIZE],
+        [clip for clip in images if clip.shape[1] > SIZE],
+    )
     assert len(clips) == 6
     assert all((clips[i] != clips[j]).any() for i in range(6) for j in range(i))
-    top, left = grid.shape[1] - 4 - 2 * 68, grid.shape[2] - 4 - 3 * 68
+    step = SIZE + 4
+    top, left = grid.shape[1] - 4 - 2 * step, grid.shape[2] - 4 - 3 * step
     for number, clip in enumerate(clips):
-        y, x = top + 4 + number // 3 * 68, left + 4 + number % 3 * 68
-        assert torch.equal(grid[:, y : y + 64, x : x + 64], clip)
+        y, x = top + 4 + number // 3 * step, left + 4 + number % 3 * step
+        assert torch.equal(grid[:, y : y + SIZE, x : x + SIZE], clip)
 
 
 def test_a_line_that_is_no_number_stops_only_who_needs_one(executor, footage, images, monkeypatch) -> None:

@@ -13,7 +13,7 @@ from playwright.sync_api import Page, TimeoutError, expect
 from diffdirector.tests.host.layout import fit
 from diffdirector.tests.host.provision import provision
 from diffdirector.tests.host.server import Server
-from diffdirector.tests.host.shipped import SMALL, write_files
+from diffdirector.tests.host.shipped import SIZE, SMALL, write_files
 from diffdirector.tests.host.workflow import load_workflow
 from diffdirector.tests.test_nodes import CONTRACT
 
@@ -148,4 +148,6 @@ def test_a_workflow_in_a_subgraph_runs(page: Page) -> None:
     page.get_by_test_id("queue-button").click()
     page.wait_for_function("window.ended")
     assert page.evaluate("window.ended") == "execution_success"
-    page.wait_for_function("[...document.querySelectorAll('video')].some(clip => clip.videoWidth === 64)")
+    page.wait_for_function(
+        "size => [...document.querySelectorAll('video')].some(clip => clip.videoWidth === size)", arg=SIZE
+    )

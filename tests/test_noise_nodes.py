@@ -15,7 +15,7 @@ from diffdirector.tests.host.checkpoints import tiny_motion_config
 from diffdirector.tests.host.prompts import animation, node
 from diffdirector.tests.host.weights import TINY, load_unet, motion_state, unet_config, unet_state
 
-FRAMES, SIZE = 8, 32
+FRAMES = 8
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def sampled(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
 
 def with_node(kind: str, inputs: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """An animation with a node between the motion model and KSampler; changes of KSampler's inputs."""
-    prompt = animation(FRAMES, size=SIZE)
+    prompt = animation(FRAMES)
     prompt["noise"] = node(kind, model=["apply", 0], **inputs)
     prompt["sample"]["inputs"] |= {"model": ["noise", 0]} | changes
     return prompt
@@ -81,7 +81,7 @@ def custom(prompt: dict[str, Any], noise: str = "RandomNoise") -> dict[str, Any]
 )
 def test_with_every_sampler_node(executor, sampled, kind: str, inputs: dict[str, Any]) -> None:
     prompt = with_node(kind, inputs)
-    for how in (animation(FRAMES, size=SIZE), prompt, advanced(prompt), custom(prompt)):
+    for how in (animation(FRAMES), prompt, advanced(prompt), custom(prompt)):
         executor.run(how)
     without, *found = sampled
     assert not torch.allclose(found[0], without, atol=0.1)
@@ -91,7 +91,7 @@ def test_with_every_sampler_node(executor, sampled, kind: str, inputs: dict[str,
 @pytest.mark.slow
 def test_once_and_by_default_nothing_changes(executor, sampled) -> None:
     for how in (
-        animation(FRAMES, size=SIZE),
+        animation(FRAMES),
         with_node("DiffDirectorFreeInit", {"iterations": 1}),
         with_node("DiffDirectorClipNoise", {"kind": "default"}),
     ):

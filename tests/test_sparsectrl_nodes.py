@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from diffdirector.motion.sparse_formats import SparseKind
 from diffdirector.tests.host import loras
 from diffdirector.tests.host.checkpoints import CHECKPOINT, MOTION_MODEL, tiny_motion_config
-from diffdirector.tests.host.prompts import Prompt, animation, node
+from diffdirector.tests.host.prompts import SIZE, Prompt, animation, node
 from diffdirector.tests.host.sparse import in_original_naming, sparse_state
 from diffdirector.tests.host.weights import TINY, motion_state, seeded, unet_config
 from diffdirector.tests.test_executor import frames
@@ -90,7 +90,7 @@ def test_pictures_at_both_ends_through_ksampler_in_context_windows(executor, bas
     found = frames(executor, base, in_windows(controlled(name, 14)))
     without = frames(executor, base, in_windows(controlled(name, 14, strength=0.0)))
     plain = frames(executor, base, in_windows(animation(14)))
-    assert found.shape == (14, 64, 64, 3)
+    assert found.shape == (14, SIZE, SIZE, 3)
     assert (without == plain).all()
     assert np.abs(found.astype(int) - plain).mean((1, 2, 3)).min() > 1
 

@@ -48,7 +48,7 @@ def test_the_preview_is_what_the_host_samples_with_the_lora(executor, base, trai
         assert preview.info["duration"] == 125
     assert np.corrcoef(kept.mean(3).ravel(), shown.mean(3).ravel())[0, 1] > 0.95  # compressed, but the same
 
-    used = animation(frames=4, steps=STEPS, motion_lora=["lora", 0])
+    used = animation(frames=4, steps=STEPS, size=64, motion_lora=["lora", 0])
     used["lora"] = node("DiffDirectorMotionLora", lora_name="previewed.safetensors", strength=1.0)
     used["positive"]["inputs"]["text"] = PROMPT
     used["sample"]["inputs"] |= {"cfg": CFG, "seed": 1}

@@ -13,14 +13,14 @@ from playwright.sync_api import Page
 from diffdirector.tests.host.layout import faults, fit
 from diffdirector.tests.host.provision import ROOT, provision
 from diffdirector.tests.host.server import Server
-from diffdirector.tests.host.shipped import FEW_STEPS, FRAMES, SMALL, TRAINING, WORKFLOWS, decoded, write_files
+from diffdirector.tests.host.shipped import FEW_STEPS, FRAMES, SIZE, SMALL, TRAINING, WORKFLOWS, decoded, write_files
 from diffdirector.tests.host.workflow import load_workflow, to_prompt
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 SCREENSHOTS = ROOT / "output" / "screenshots"
 SAVERS = ("DiffDirectorSaveAnimation", "SaveAnimatedWEBP", "SaveVideo")
-PREVIEW, PREVIEW_FRAMES = "Preview of the motion", SMALL["DiffDirectorVideoDataset"]["frames"]
+PREVIEW, DATASET = "Preview of the motion", SMALL["DiffDirectorVideoDataset"]
 # What a run tells the page, from now on.
 RECORD = """() => {
     window.ran = {ended: null, outputs: {}, steps: {}};
@@ -37,8 +37,8 @@ SET = """values => {
             if (widget.name in (values[node.type] ?? {})) widget.value = values[node.type][widget.name];
 }"""
 # Whether a saved file is seen: in the node's canvas, or in an element.
-SEEN = """([id, file]) => [...(app.graph.getNodeById(id).imgs ?? []), ...document.querySelectorAll('video, img')]
-    .some(seen => (seen.currentSrc || seen.src).includes(file) && (seen.videoWidth || seen.naturalWidth) === 64)"""
+SEEN = """([id, file, size]) => [...(app.graph.getNodeById(id).imgs ?? []), ...document.querySelectorAll('video, img')]
+    .some(seen => (seen.currentSrc || seen.src).includes(file) && (seen.videoWidth || seen.naturalWidth) === size)"""
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,7 @@ def test_a_shipped_workflow_opens_and_is_tidy(page: Page, definitions: dict[str,
 def test_a_shipped_workflow_runs_and_shows_its_clip(page: Page, server: Server, name: str) -> None:
     way = "vue" if page.evaluate("LiteGraph.vueNodesMode") else "canvas"
     page.evaluate("graph => app.loadGraphData(graph)", load_workflow(name))
-    fresh = {"KSampler": SMALL["KSampler"] | {"seed": len(way)}, TRAINING: SMALL[TRAINING] | {"name": way}}  # no cache
-    page.evaluate(SET, SMALL | fresh)
+    page.evaluate(SET, SMALL | {TRAINING: SMALL[TRAINING] | {"name": way}})
     open_graph(page, page.evaluate("app.graph.serialize()"))  # without the files that are not there
     page.evaluate(RECORD)
     page.get_by_test_id("queue-button").click()
@@ -95,9 +94,10 @@ def test_a_shipped_workflow_runs_and_shows_its_clip(page: Page, server: Server, 
             continue
         (file,) = ran["outputs"][number]["images"]
         frames = decoded(server.file(file), file["filename"])
-        assert frames.shape == (PREVIEW_FRAMES if title == PREVIEW else FRAMES, 64, 64, 3)
+        count, size = (DATASET["frames"], DATASET["width"]) if title == PREVIEW else (FRAMES, SIZE)
+        assert frames.shape == (count, size, size, 3)
         assert all(np.abs(after - before).max() > 0 for before, after in zip(frames, frames[1:], strict=False))
-        page.wait_for_function(SEEN, arg=[number, file["filename"]])
+        page.wait_for_function(SEEN, arg=[number, file["filename"], size])
 
     fit(page)
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import pytest
 from diffdirector.tests.demo import stack, world
 from diffdirector.tests.host.provision import provision
 from diffdirector.tests.host.server import Server
-from diffdirector.tests.host.shipped import FEW_STEPS, FRAMES, SCENE, decoded, small, write_files
+from diffdirector.tests.host.shipped import FEW_STEPS, FRAMES, SCENE, SIZE, SMALL, decoded, small, write_files
 
 pytestmark = pytest.mark.slow
 
@@ -66,6 +66,7 @@ def test_video_to_video_follows_its_footage(server: Server) -> None:
     models = {
         "CheckpointLoaderSimple": {"ckpt_name": stack.CHECKPOINT},
         "DiffDirectorLoadMotionModel": {"motion_model_name": stack.MOTION_MODEL},
+        "DiffDirectorLoadFootage": SMALL["DiffDirectorLoadFootage"] | {"width": 64, "height": 64},
     }
     footage = (world.render(SCENE, 16)[:FRAMES].permute(0, 2, 3, 1) * 255).numpy()
     near, far = (
@@ -86,6 +87,6 @@ def test_a_shipped_workflow_uses_each_of_its_loras(server: Server, name: str, fi
             prompts[-1][key]["inputs"]["strength"] = 0.0
     assert len(prompts) == 1 + files
     clips, steps = zip(*(run_prompt(server, prompt) for prompt in prompts), strict=True)
-    assert all(clip.shape == (FRAMES, 64, 64, 3) for clip in clips)
+    assert all(clip.shape == (FRAMES, SIZE, SIZE, 3) for clip in clips)
     assert all(np.abs(a - b).mean() > 1 for a, b in combinations(clips, 2))
     assert all(shown[-1] == (FEW_STEPS.get(name, 2),) * 2 for shown in steps)

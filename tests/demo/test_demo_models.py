@@ -56,7 +56,7 @@ def test_clips_show_what_was_asked_for(clips) -> None:
     verdicts = [evaluate.judge(scene, frames) for scene, frames in zip(evaluate.chosen(CLIPS), clips, strict=True)]
     found = evaluate.shares(verdicts)
     # the page's figures, less what the luck of 12 clips can take away
-    assert found.colour >= 0.9 and found.background >= 0.9 and found.whole >= 0.9, found
+    assert found.colour >= 0.9 and found.background >= 0.9 and found.whole >= 0.8, found
     assert found.movement >= 0.7 and found.shape >= 0.85 and found.even >= 0.35, found
 
 

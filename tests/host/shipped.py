@@ -24,7 +24,7 @@ from .weights import TINY, unet_config, unet_state
 from .workflow import load_workflow, to_prompt
 
 WORKFLOWS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
-FRAMES = 10
+FRAMES, SIZE = 10, 48  # px; of fewer, FreeInit's frames are not all different once they are a video
 SCENE = world.Scene("circle", "red", "white", "right")
 FEW_STEPS = {"lcm-fast": 6, "lightning-fast": 4}  # which Few-Step Settings tells the sampler
 TRAINING = "DiffDirectorTrainMotionDirector"
@@ -33,10 +33,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "DiffDirectorLoadMotionModel": {"motion_model_name": MOTION_MODEL},
     "LoraLoaderModelOnly": {"lora_name": "lcm.safetensors"},
     "DiffDirectorDomainAdapter": {"adapter_name": "lcm.safetensors"},
-    "EmptyLatentImage": {"width": 64, "height": 64, "batch_size": FRAMES},
+    "EmptyLatentImage": {"width": SIZE, "height": SIZE, "batch_size": FRAMES},
     "DiffDirectorContextWindows": {"context_length": 8, "overlap": 2},
     "DiffDirectorPromptTravel": {"frames": FRAMES},
-    "DiffDirectorLoadFootage": {"video": "clip.mp4", "width": 64, "height": 64, "frames": FRAMES},
+    "DiffDirectorLoadFootage": {"video": "clip.mp4", "width": SIZE, "height": SIZE, "frames": FRAMES},
     "DiffDirectorVideoDataset": {"source": "my-clips", "frames": 4, "width": 64, "height": 64},
     TRAINING: {"steps": 2, "sample_every": 2, "rank": 4},
     "KSampler": {"steps": 2},

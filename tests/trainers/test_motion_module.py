@@ -44,9 +44,9 @@ def small_model():
     return load_unet(unet_state(unet_config("sd15", **TINY)))
 
 
-def drifting_clips(count: int = 4) -> LatentClips:
+def drifting_clips(count: int = 4, side: int = 4) -> LatentClips:
     """Latents of one pattern each that shifts by one cell per frame: something to learn."""
-    pictures = randn(count, 4, 8, 8, seed=5)
+    pictures = randn(count, 4, side, side, seed=5)
     latents = torch.stack([torch.roll(pictures, frame, dims=-1) for frame in range(FRAMES)], dim=1)
     return LatentClips(latents, randn(2, 8, 768, seed=6), torch.zeros(count, dtype=torch.long))
 

@@ -55,7 +55,7 @@ def motion() -> Any:
 def clips(count: int = 4) -> LatentClips:
     """Latents with scribbles after them."""
     return LatentClips(
-        randn(count, FRAMES, 4 + 64, 8, 8, seed=5), randn(2, 8, 768, seed=6), torch.zeros(count, dtype=torch.long)
+        randn(count, FRAMES, 4 + 64, 4, 4, seed=5), randn(2, 8, 768, seed=6), torch.zeros(count, dtype=torch.long)
     )
 
 
