@@ -62,7 +62,8 @@ def measure(device: str, sizes: list[int], rounds: int, make: Make, module: str)
     for size in sizes:
         seconds: dict[str, list[float]] = {}
         operations: dict[str, int] = {}
-        memory: dict[str, float] = {}
+        # first: what this process's malloc keeps after the steps leaves no room in 24 GB
+        memory = {name: memory_in_a_process_of_its_own(module, size, name) for name in types(device)}
         for name, dtype in types(device).items():
             with host.training():
                 step, _ = make(size, dtype, name == "peers")
@@ -71,7 +72,6 @@ def measure(device: str, sizes: list[int], rounds: int, make: Make, module: str)
                 operations[name] = counted(step, rounds)
             del step
             gc.collect()
-            memory[name] = memory_in_a_process_of_its_own(module, size, name)
             print(name, seconds[name], f"{operations[name]:.3g}", f"{memory[name] / 2**30:.2f} GiB", flush=True)
         rows.append(row(size, seconds, operations, memory))
     return "\n".join(rows) + "\n"
@@ -132,7 +132,7 @@ def print_memory(device: str, make: Make, size: str, name: str) -> None:
     print(int(before + peak.bytes))
 
 
-def row(size: int, seconds: dict[str, list[float]], operations: dict[str, int], memory: dict[str, float]) -> str:
+def row(size: int, seconds: dict[str, list[float]], operations: dict[str, int], memory: dict[str, int]) -> str:
     times = " | ".join(f"{statistics.median(of):.2f} s ({min(of):.2f})" for of in seconds.values())
     ratios = (pick(seconds["ours"]) / pick(seconds["peers"]) for pick in (statistics.median, min))
     ours, peers = (memory[name] / 2**30 for name in ("ours", "peers"))
