@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -98,7 +99,7 @@ def press_for(page: Page, keys: str, done: str) -> None:
 
 
 def test_a_saved_graph_is_there_again_after_a_reload(page: Page, server: Server, everything: Content) -> None:
-    name = f"everything-{page.evaluate('LiteGraph.vueNodesMode')}"
+    name = f"everything-{uuid.uuid4().hex}"
     page.evaluate("document.activeElement?.blur()")
     page.keyboard.press("Control+s")
     field = page.get_by_role("dialog").locator("input").first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,7 +79,7 @@ def test_a_shipped_workflow_opens_and_is_tidy(page: Page, definitions: dict[str,
 def test_a_shipped_workflow_runs_and_shows_its_clip(page: Page, server: Server, name: str) -> None:
     way = "vue" if page.evaluate("LiteGraph.vueNodesMode") else "canvas"
     page.evaluate("graph => app.loadGraphData(graph)", load_workflow(name))
-    page.evaluate(SET, SMALL | {TRAINING: SMALL[TRAINING] | {"name": way}})
+    page.evaluate(SET, SMALL | {TRAINING: SMALL[TRAINING] | {"name": uuid.uuid4().hex}})
     open_graph(page, page.evaluate("app.graph.serialize()"))  # without the files that are not there
     page.evaluate(RECORD)
     page.get_by_test_id("queue-button").click()

@@ -28,6 +28,8 @@ class FrontEnd:
     @contextmanager
     def empty_graph(self) -> Iterator[Page]:
         """The page with an empty graph, before a server that keeps no results; nothing may have gone wrong on it by the end."""
+        self.page.mouse.up()  # what a failed test has left
+        close_dialogs(self.page)
         self.page.evaluate("app.api.fetchApi('/free', {method: 'POST', body: JSON.stringify({free_memory: true})})")
         self.page.evaluate("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
         self.page.wait_for_function("app.graph.nodes.length === 0")
@@ -65,13 +67,17 @@ def open_front_end(url: str, settings: dict[str, object] | None = None) -> Itera
         page.goto(url)
         page.wait_for_function("window.app?.graph")
         page.get_by_test_id("queue-button").wait_for()
-        while page.get_by_role("dialog").count():  # release notes and the like
-            page.keyboard.press("Escape")
-            page.get_by_role("dialog").first.wait_for(state="hidden")
+        close_dialogs(page)  # release notes and the like
         try:
             yield front
         finally:
             browser.close()
+
+
+def close_dialogs(page: Page) -> None:
+    while page.get_by_role("dialog").count():
+        page.keyboard.press("Escape")
+        page.get_by_role("dialog").first.wait_for(state="hidden")
 
 
 def click_for(opened: Locator, point: Callable[[], Sequence[float]], clicks: int = 1) -> None:
