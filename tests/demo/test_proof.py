@@ -28,8 +28,8 @@ def test_subjects_have_nothing_of_the_filmed_one() -> None:
 
 
 @pytest.mark.slow
-def test_other_subjects_follow_the_path_of_the_clip(studio, tmp_path: Path) -> None:
-    learnt, _ = proof.run(studio, tmp_path, proof.Trial("circle", changes=FASTER), CLIPS)
-    plain, _ = proof.run(studio, tmp_path, proof.Trial("without", temporal=False), CLIPS)
+def test_other_subjects_follow_the_path_of_the_clip(quick, tmp_path: Path) -> None:
+    learnt, _ = proof.run(quick, tmp_path, proof.Trial("circle", changes=FASTER), CLIPS)
+    plain, _ = proof.run(quick, tmp_path, proof.Trial("without", temporal=False), CLIPS)
     assert learnt.correlation >= 0.5 and learnt.correlation >= plain.correlation + 0.3, (learnt, plain)
     assert learnt.colour >= 0.5, learnt
