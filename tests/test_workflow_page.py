@@ -83,7 +83,7 @@ def test_a_shipped_workflow_runs_and_shows_its_clip(page: Page, server: Server, 
     open_graph(page, page.evaluate("app.graph.serialize()"))  # without the files that are not there
     page.evaluate(RECORD)
     page.get_by_test_id("queue-button").click()
-    page.wait_for_function("ran.ended", timeout=120_000)
+    page.wait_for_function("ran.ended", timeout=600_000)  # a training, on a busy machine
     ran = page.evaluate("ran")
     assert ran["ended"][0] == "execution_success", ran["ended"]
 
