@@ -357,4 +357,5 @@ def test_too_many_frames_are_refused_before_sampling(workflow: Page) -> None:
     events = run(workflow)
     assert events["execution_error"] == 1 and events["progress"] == 0
     workflow.get_by_test_id("error-overlay-see-errors").click()  # among those of the template's missing files
-    expect(workflow.get_by_test_id("properties-panel")).to_contain_text("moves at most 32 frames")
+    for text in ("KSampler", "moves at most 32 frames"):
+        expect(workflow.get_by_test_id("properties-panel")).to_contain_text(text)
