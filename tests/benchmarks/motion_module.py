@@ -36,17 +36,20 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64] if device == "cuda" else [32])
     parser.add_argument("--rounds", type=int, default=10 if device == "cuda" else 2)
     parser.add_argument("--memory", nargs=2, metavar=("SIZE", "WAY"), help="prints only what a step of one way takes")
+    parser.add_argument(
+        "--plain", action="store_true", help="of --memory: plain attention over time in the original's way, too"
+    )
     arguments = parser.parse_args()
     boot(["--use-pytorch-cross-attention"] + ([] if device == "cuda" else ["--cpu"]))
     from diffdirector.motion import module
 
     against = [partial(one_step, module.SHORT, short_there) for short_there in (0, module.SHORT)]
     if arguments.memory:
-        print_memory(device, against[0], *arguments.memory)
+        print_memory(device, against[arguments.plain], *arguments.memory)
         return
-    name = "tests.benchmarks.motion_module"
-    everywhere = measure(device, arguments.sizes, arguments.rounds, against[0], name)
-    plain = measure(device, arguments.sizes[:1], arguments.rounds, against[1], name)
+    command = ["tests.benchmarks.motion_module"]
+    everywhere = measure(device, arguments.sizes, arguments.rounds, against[0], command)
+    plain = measure(device, arguments.sizes[:1], arguments.rounds, against[1], [*command, "--plain"])
     tables = f"{everywhere}\nWith plain attention over time in the original's way, too:\n\n{plain}".replace(
         "peers", "original"
     )

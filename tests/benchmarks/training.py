@@ -47,15 +47,16 @@ def main() -> None:
     if arguments.memory:
         print_memory(device, one_step, *arguments.memory)
         return
-    table = measure(device, arguments.sizes, arguments.rounds, one_step, "tests.benchmarks.training")
+    table = measure(device, arguments.sizes, arguments.rounds, one_step, ["tests.benchmarks.training"])
     print(table)
     about = f"{machine(device).rsplit(', ', 1)[0]}, {FRAMES} frames, {arguments.rounds} rounds; `make bench-training` makes this page."
     PAGE.write_text(f"# What a training step takes\n\n{__doc__}\n{about}\n\n{table}")
 
 
-def measure(device: str, sizes: list[int], rounds: int, make: Make, module: str) -> str:
+def measure(device: str, sizes: list[int], rounds: int, make: Make, command: list[str]) -> str:
     """The table, as Markdown. make: from the latents' size, the frozen weights' type and whether it is the peers' way, a step by its
-    number, and the bytes that stay between steps. module: whose --memory says what a step takes."""
+    number, and the bytes that stay between steps. command: the module, and its arguments, whose --memory says what a
+    step takes."""
     from diffdirector.trainers import host
 
     rows = [HEADER, "|---" * 8 + "|"]
@@ -63,7 +64,7 @@ def measure(device: str, sizes: list[int], rounds: int, make: Make, module: str)
         seconds: dict[str, list[float]] = {}
         operations: dict[str, int] = {}
         # first: what this process's malloc keeps after the steps leaves no room in 24 GB
-        memory = {name: memory_in_a_process_of_its_own(module, size, name) for name in types(device)}
+        memory = {name: memory_in_a_process_of_its_own(command, size, name) for name in types(device)}
         for name, dtype in types(device).items():
             with host.training():
                 step, _ = make(size, dtype, name == "peers")
@@ -108,13 +109,13 @@ def types(device: str) -> dict[str, Any]:
     return {"ours": torch.float16 if device == "cuda" else torch.bfloat16, "peers": torch.float32}
 
 
-def memory_in_a_process_of_its_own(module: str, size: int, name: str) -> int:
-    """Bytes, by this module's --memory; on a CPU with a malloc that gives freed blocks back at once: else what it keeps for the next
+def memory_in_a_process_of_its_own(command: list[str], size: int, name: str) -> int:
+    """Bytes, by the command's --memory; on a CPU with a malloc that gives freed blocks back at once: else what it keeps for the next
     allocation counts as taken, half of it in places."""
-    command = [sys.executable, str(ROOT / "tests/host/as_package.py"), module, "--memory", str(size), name]
+    whole = [sys.executable, str(ROOT / "tests/host/as_package.py"), *command, "--memory", str(size), name]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
     environment["MALLOC_MMAP_THRESHOLD_"] = str(2**17)
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(whole, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return int(done.stdout.split()[-1])
 
 
